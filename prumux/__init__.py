@@ -1,0 +1,30 @@
+"""PruMUX: structured pruning and data multiplexing for high-throughput Transformer encoders."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from prumux.errors import UserError
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.modeling import (
+    PrumuxForMaskedLM,
+    PrumuxForSequenceClassification,
+    PrumuxModel,
+    PrumuxOutput,
+)
+from prumux.pruning.masks import Masks
+
+__version__ = "0.1.0"
+
+AutoConfig.register("prumux", PrumuxConfig, exist_ok=True)
+AutoModel.register(PrumuxConfig, PrumuxModel, exist_ok=True)
+AutoModelForSequenceClassification.register(PrumuxConfig, PrumuxForSequenceClassification, exist_ok=True)
+AutoModelForMaskedLM.register(PrumuxConfig, PrumuxForMaskedLM, exist_ok=True)
+
+__all__ = [
+    "Masks",
+    "PrumuxConfig",
+    "PrumuxForMaskedLM",
+    "PrumuxForSequenceClassification",
+    "PrumuxModel",
+    "PrumuxOutput",
+    "UserError",
+]

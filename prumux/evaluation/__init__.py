@@ -1,0 +1,1 @@
+"""Accuracy over a development set, throughput against a dense baseline, and the search for the model to evaluate."""

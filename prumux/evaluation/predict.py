@@ -1,0 +1,140 @@
+"""Logits and metrics of a model over a dataset: repeatable to the bit, filled rows never counted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from prumux.errors import UserError
+
+if TYPE_CHECKING:
+    from prumux.data.grouping import GroupingCollator
+    from prumux.data.loading import TaskData
+
+
+@contextlib.contextmanager
+def evaluation_mode(*models: Callable[..., Any]) -> Iterator[None]:
+    """Put models in evaluation mode without gradients; each submodule gets its own mode back afterwards."""
+    modules = [module for model in models if isinstance(model, torch.nn.Module) for module in model.modules()]
+    training = [module.training for module in modules]
+    try:
+        for model in models:
+            if isinstance(model, torch.nn.Module):
+                model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+
+
+def model_device(model: Callable[..., Any]) -> torch.device:
+    """Where a model's first parameter lives; the CPU for a callable without parameters."""
+    parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
+    first = next(parameters, None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def predict_logits(
+    model: Callable[..., Any],
+    dataset: Sequence[dict[str, Any]],
+    collator: GroupingCollator,
+    batch_size: int,
+    order: np.ndarray | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """The logits of every row, in the order of the input.
+
+    Args:
+        model: a module, or any callable that takes the collator's tensors and returns an output with ``.logits``
+            [rows, C].
+        dataset: tokenized rows (``dataset[i]`` is a feature dictionary).
+        collator: groups and pads a list of rows; filled rows come last.
+        batch_size: rows in one forward pass, rounded up to whole groups of N, so that a row's neighbours don't
+            depend on it.
+        order: the order in which rows are taken (a permutation of the row numbers); it decides the neighbours.
+        progress: show a progress bar.
+
+    Returns:
+        float32 array [rows, C]; row i belongs to ``dataset[i]`` whatever the order.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} is too small: give at least 1")
+    batch_size = -(-batch_size // collator.num_instances) * collator.num_instances
+    order = np.arange(len(dataset)) if order is None else np.asarray(order)
+    assert np.array_equal(np.sort(order), np.arange(len(dataset))), "order must be a permutation of the rows"
+    device = model_device(model)
+    logits: np.ndarray | None = None
+    starts = range(0, len(order), batch_size)
+    with evaluation_mode(model):
+        for start in tqdm(starts, desc="evaluate", unit="batch", disable=not progress, leave=False):
+            rows = order[start : start + batch_size]
+            batch = collator([dataset[int(row)] for row in rows])
+            tensors = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+            real = model(**tensors).logits[: len(rows)].float().cpu().numpy()
+            if logits is None:
+                logits = np.empty((len(order), real.shape[1]), dtype=np.float32)
+            logits[rows] = real
+    if logits is None:
+        raise UserError("the development set is empty: give a file or task with at least one row")
+    return logits
+
+
+def evaluate(
+    model: Callable[..., Any],
+    data: TaskData,
+    tokenizer: Any,
+    batch_size: int,
+    num_groupings: int = 1,
+    seed: int = 0,
+    pad_to_length: int | None = None,
+    num_instances: int | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """The task's metrics over the development set, averaged over K ways to group the rows.
+
+    A row's prediction depends on the rows it is multiplexed with, so the spread over groupings belongs to the number.
+
+    Args:
+        model: as in :func:`predict_logits`.
+        data: tokenized task; only ``data.validation`` is read.
+        tokenizer: the model's tokenizer, for padding.
+        batch_size: rows in one forward pass.
+        num_groupings: K; the first grouping is the order of the file, the others are permutations fixed by ``seed``.
+            With N = 1 rows have no neighbours and one grouping is enough.
+        pad_to_length: tokens per row; None pads to the longest row of the batch.
+        num_instances: N; the model's own ``config.num_instances`` unless given.
+
+    Returns:
+        For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
+
+    Raises:
+        UserError: no development set, or fewer than one grouping.
+    """
+    from prumux.data.grouping import GroupingCollator, groupings
+    from prumux.evaluation.metrics import compute_metrics
+
+    if num_groupings < 1:
+        raise UserError(f"{num_groupings} groupings asked for: give at least 1")
+    if data.validation is None:
+        raise UserError(f"{data.name} has no development set to evaluate on: give --validation_file")
+    if num_instances is None:
+        num_instances = model.config.num_instances
+    collator = GroupingCollator(tokenizer, num_instances, pad_to_length=pad_to_length)
+    labels = np.asarray(data.validation["labels"])
+    orders = groupings(len(labels), num_groupings if num_instances > 1 else 1, seed)
+    runs = []
+    for order in orders:
+        logits = predict_logits(model, data.validation, collator, batch_size, order=order, progress=progress)
+        runs.append(compute_metrics(data.metrics, logits, labels))
+    result: dict[str, float] = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        result[name] = float(np.mean(values))
+        result[f"{name}_std"] = float(np.std(values))
+    return result

@@ -1,0 +1,163 @@
+"""Throughput of models in examples/s, measured side by side: batch 128*N, 128 tokens, model forward only."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from prumux.errors import UserError
+from prumux.evaluation.predict import evaluation_mode, model_device
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """The named device, or the best one there is (cuda, else cpu).
+
+    Raises:
+        UserError: the name is unknown or this machine has no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}: choose cpu, cuda or cuda:INDEX") from None
+    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
+        resolved = torch.device("cuda", torch.cuda.current_device())
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use --device cpu")
+    if resolved.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r} isn't supported: choose cpu, cuda or cuda:INDEX")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The torch dtype of that name, if the device computes with it.
+
+    Raises:
+        UserError: the name is unknown, or the hardware lacks the dtype.
+    """
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    resolved = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if resolved == torch.float16 and device.type == "cpu":
+        raise UserError("float16 has no fast arithmetic on a CPU: use --dtype float32 or bfloat16, or a GPU")
+    if resolved == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise UserError("this GPU has no bfloat16 arithmetic: use --dtype float16 or float32")
+    return resolved
+
+
+def measure_throughput(
+    models: Mapping[str, torch.nn.Module],
+    batch_per_instance: int = 128,
+    length: int = 128,
+    repeats: int = 5,
+    warmup: int = 1,
+    seed: int = 0,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    compile: bool = False,
+    min_seconds: float = 0.1,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Examples/s of each model, repeat by repeat in turn (A B A B), so that a busy moment meets all of them.
+
+    Each model gets ``batch_per_instance * N`` rows of random tokens, every position attended. The models given are
+    not changed: where dtype or device differ a copy is measured.
+
+    Args:
+        models: name -> model; N and the vocabulary come from ``model.config``.
+        batch_per_instance: mux groups in a batch (rows / N).
+        length: tokens per row.
+        repeats: timed repeats per model.
+        warmup: untimed passes per model before the first repeat (at least 1).
+        min_seconds: a repeat runs the batch as often as it takes to last about this long.
+        compile: measure ``torch.compile(model)``.
+
+    Returns:
+        One row per model, in order: ``model, num_instances, rows, length, repeats, passes,
+        examples_per_second`` (median over repeats) and ``examples_per_second_min``, ``_max``.
+
+    Raises:
+        UserError: a count below 1, more tokens than the model has positions, a dtype or device the machine lacks,
+            or a failing compilation.
+    """
+    for name, value in {"batch size": batch_per_instance, "length": length, "repeats": repeats}.items():
+        if value < 1:
+            raise UserError(f"{name} {value} is too small: give at least 1")
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    placed = {name: _place(model, dtype, device) for name, model in models.items()}
+    rows = {name: batch_per_instance * model.config.num_instances for name, model in models.items()}
+    runs: dict[str, Callable[[], Any]] = {}
+    for name, model in placed.items():
+        batch = random_batch(model.config, rows[name], length, seed, device)
+        runs[name] = functools.partial(torch.compile(model) if compile else model, **batch)
+    passes: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with evaluation_mode(*placed.values()):
+        for name, run in runs.items():
+            try:
+                _time(run, max(warmup, 1), device)
+            except Exception as error:
+                if not compile:
+                    raise
+                cause = str(error).strip().splitlines() or [type(error).__name__]
+                raise UserError(f"torch.compile failed for {name} ({cause[0]}): run without --compile") from error
+            passes[name] = max(1, math.ceil(min_seconds / _time(run, 1, device)))
+        for _ in tqdm(range(repeats), desc="throughput", unit="repeat", disable=not progress, leave=False):
+            for name, run in runs.items():
+                seconds[name].append(_time(run, passes[name], device) / passes[name])
+    return [
+        {
+            "model": name,
+            "num_instances": model.config.num_instances,
+            "rows": rows[name],
+            "length": length,
+            "repeats": repeats,
+            "passes": passes[name],
+            "examples_per_second": statistics.median(rows[name] / second for second in seconds[name]),
+            "examples_per_second_min": rows[name] / max(seconds[name]),
+            "examples_per_second_max": rows[name] / min(seconds[name]),
+        }
+        for name, model in models.items()
+    ]
+
+
+def random_batch(config: Any, rows: int, length: int, seed: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Random ``input_ids`` [rows, length] and an all-ones ``attention_mask`` of the same shape, fixed by the seed."""
+    positions = getattr(config, "max_position_embeddings", length)
+    if length > positions:
+        raise UserError(f"{length} tokens don't fit a model of {positions} positions: use --max_seq_length {positions}")
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(config.vocab_size, (rows, length), generator=generator)
+    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+
+
+def _place(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """The model itself if its weights have that dtype and device already, else a copy that has."""
+    floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    if floating <= {dtype} and model_device(model) == device:
+        return model
+    return copy.deepcopy(model).to(device=device, dtype=dtype)
+
+
+def _time(run: Callable[[], Any], passes: int, device: torch.device) -> float:
+    """Seconds that the passes take together, the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(passes):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

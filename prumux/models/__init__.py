@@ -1,0 +1,1 @@
+"""The model: multiplexer + encoder + demultiplexer + head, composed from one config."""

@@ -1,0 +1,104 @@
+"""`PrumuxConfig`: the encoder's shape, how inputs are multiplexed, and what pruning has kept."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class PrumuxConfig(PreTrainedConfig):
+    """Configuration of a multiplexed, possibly pruned, BERT-like encoder.
+
+    Encoder: the fields of ``BertConfig``; ``hidden_size`` is the width of the residual stream as it is now (smaller
+    than ``dense_hidden_size`` after hidden dimensions were removed), ``num_attention_heads`` and ``intermediate_size``
+    are those of an unpruned layer.
+
+    Multiplexing (paper section 2.2):
+        num_instances: inputs mixed into one sequence; 1 is the plain encoder.
+        muxing_variant, demuxing_variant: names from ``MULTIPLEXERS`` and ``DEMULTIPLEXERS``.
+        num_hidden_demux_layers: dense layers of the ``index_pos`` demultiplexer.
+        gaussian_hadamard_norm: norm of each multiplexing vector. binary_hadamard_epsilon: overlap of the 0/1 chunks.
+        learn_muxing: train the multiplexing vectors instead of keeping them fixed.
+        retrieval_percentage: share of the real positions used by the retrieval loss.
+        retrieval_loss_coeff, task_loss_coeff: weights of the two losses.
+
+    Compatibility with the authors' checkpoints (METHOD in docs/method.md):
+        attend_padding: padding positions are attended, as in the authors' code; otherwise the positions at which no
+            instance of the group has a token are masked.
+        embed_twice: the mixture passes the embedding layer (position, type, LayerNorm) a second time.
+
+    Kept structure, ``None`` for a dense model:
+        head_dim: width of one head. dense_hidden_size: hidden size before pruning. kept_hidden: which of its dimensions
+            are left. kept_heads, kept_intermediate: how many units each layer has left (0: the block is gone).
+    """
+
+    model_type = "prumux"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    classifier_dropout: float | int | None = None
+    tie_word_embeddings: bool = True
+
+    num_instances: int = 1
+    muxing_variant: str = "gaussian_hadamard"
+    demuxing_variant: str = "index_pos"
+    num_hidden_demux_layers: int = 3
+    gaussian_hadamard_norm: float | int = 1.0
+    binary_hadamard_epsilon: float | int = 0.3
+    learn_muxing: bool = False
+    retrieval_percentage: float | int = 1.0
+    retrieval_loss_coeff: float | int = 0.0
+    task_loss_coeff: float | int = 1.0
+
+    attend_padding: bool = False
+    embed_twice: bool = True
+
+    head_dim: int | None = None
+    dense_hidden_size: int | None = None
+    kept_hidden: list[int] | None = None
+    kept_heads: list[int] | None = None
+    kept_intermediate: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.dense_hidden_size is None:
+            self.dense_hidden_size = self.hidden_size
+        if self.num_instances < 1:
+            raise ValueError(f"num_instances is {self.num_instances}, expected 1 (plain encoder) or more")
+        if self.head_dim is None:
+            if self.dense_hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size {self.dense_hidden_size} is not a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}: change one of them"
+                )
+            self.head_dim = self.dense_hidden_size // self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    @property
+    def is_multiplexed(self) -> bool:
+        return self.num_instances > 1
+
+    @property
+    def is_pruned(self) -> bool:
+        return self.kept_heads is not None
+
+    @property
+    def heads_per_layer(self) -> list[int]:
+        """Number of heads of each layer, dense or pruned."""
+        return list(self.kept_heads or [self.num_attention_heads] * self.num_hidden_layers)
+
+    @property
+    def intermediate_per_layer(self) -> list[int]:
+        """Number of FFN dimensions of each layer, dense or pruned."""
+        return list(self.kept_intermediate or [self.intermediate_size] * self.num_hidden_layers)

@@ -1,0 +1,448 @@
+"""The models: groups of N rows -> multiplexed embeddings -> encoder -> demultiplexed positions -> logits and losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import ModelOutput
+
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer, IndexPos
+from prumux.models.encoder import Embeddings, Encoder, EncoderLayer, read
+from prumux.models.multiplexers import MULTIPLEXERS, Multiplexer
+from prumux.pruning.masks import Masks, StreamMask, resolve
+
+IGNORE_INDEX = -100  # label of filled rows and unmasked tokens, PyTorch's and Hugging Face's convention
+
+TIED_DECODER = {"lm_head.decoder.weight": "bert.embeddings.word_embeddings.weight"}
+
+
+@dataclass
+class PrumuxOutput(ModelOutput):
+    """Output of a model with a head.
+
+    Attributes:
+        loss: weighted sum of the terms below, scalar.
+        logits: ``[N*B, num_labels]``; for ``PrumuxForMaskedLM`` see there.
+        hidden_states: input of the encoder and every layer's output at the row positions, each ``[B, L, D]``.
+        task_loss, retrieval_loss: the unweighted terms. retrieval_accuracy: share of tokens retrieved.
+        attended: bool ``[B, L]``, the positions that hold a token of at least one instance.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    task_loss: Tensor | None = None
+    retrieval_loss: Tensor | None = None
+    retrieval_accuracy: Tensor | None = None
+    attended: Tensor | None = None
+
+
+def _choose(table: dict[str, type], name: str, field: str) -> type:
+    if name not in table:
+        raise ValueError(f"{field} is '{name}', choose one of: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def build_multiplexer(config: PrumuxConfig) -> Multiplexer:
+    """The multiplexer that ``config.muxing_variant`` names, at the width of the residual stream."""
+    return _choose(MULTIPLEXERS, config.muxing_variant, "muxing_variant")(
+        num_instances=config.num_instances,
+        hidden_size=config.hidden_size,
+        norm=config.gaussian_hadamard_norm,
+        epsilon=config.binary_hadamard_epsilon,
+        learned=config.learn_muxing,
+    )
+
+
+def build_demultiplexer(config: PrumuxConfig) -> Demultiplexer:
+    """The demultiplexer that ``config.demuxing_variant`` names; reads the stream, returns the unpruned width."""
+    return _choose(DEMULTIPLEXERS, config.demuxing_variant, "demuxing_variant")(
+        num_instances=config.num_instances,
+        input_size=config.hidden_size,
+        output_size=config.dense_hidden_size,
+        num_layers=config.num_hidden_demux_layers,
+        activation=config.hidden_act,
+        dropout=config.hidden_dropout_prob,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def build_encoder(config: PrumuxConfig) -> Encoder:
+    """The encoder with the number of heads and FFN dimensions that each layer has left."""
+    return Encoder(
+        [
+            EncoderLayer(
+                hidden_size=config.hidden_size,
+                num_heads=heads,
+                head_dim=config.head_dim,
+                intermediate_size=intermediate,
+                activation=config.hidden_act,
+                layer_norm_eps=config.layer_norm_eps,
+                dropout=config.hidden_dropout_prob,
+                attention_dropout=config.attention_probs_dropout_prob,
+            )
+            for heads, intermediate in zip(config.heads_per_layer, config.intermediate_per_layer, strict=True)
+        ]
+    )
+
+
+class Pooler(nn.Module):
+    """BERT's pooler: ``tanh(W h)`` of the first position."""
+
+    def __init__(self, *, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(input_size, output_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.dense(first))
+
+
+class PrumuxPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the models."""
+
+    config_class = PrumuxConfig
+    base_model_prefix = "bert"
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, Multiplexer):
+            init.copy_(module.vectors, module.initial_vectors())
+        elif isinstance(module, IndexPos):
+            init.normal_(module.keys, mean=0.0, std=1.0)
+        elif isinstance(module, PrumuxModel) and module.prefix_embeddings is not None:
+            init.normal_(module.prefix_embeddings, mean=0.0, std=std)
+        elif isinstance(module, LMHead):
+            init.zeros_(module.bias)
+
+
+class PrumuxModel(PrumuxPreTrainedModel):
+    """Embedding, multiplexer, encoder and demultiplexer; with ``num_instances=1`` plain BERT without a head."""
+
+    def __init__(self, config: PrumuxConfig, add_pooling_layer: bool = False) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            pad_token_id=config.pad_token_id,
+            layer_norm_eps=config.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+        )
+        self.encoder = build_encoder(config)
+        self.pooler = (
+            Pooler(input_size=config.hidden_size, output_size=config.dense_hidden_size) if add_pooling_layer else None
+        )
+        self.multiplexer = build_multiplexer(config) if config.is_multiplexed else None
+        self.demultiplexer = build_demultiplexer(config) if config.is_multiplexed else None
+        self.prefix_length = self.demultiplexer.prefix_length if self.demultiplexer is not None else 0
+        # One marker per instance and, last, the filler of the other prefix positions.
+        self.prefix_embeddings = (
+            nn.Parameter(torch.empty(self.prefix_length + 1, config.hidden_size)) if self.prefix_length else None
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word_embeddings = value
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        masks: Masks | None = None,
+    ) -> EncoderState:
+        """Embed, multiplex and encode ``input_ids`` [N*B, L].
+
+        Raises:
+            ValueError: rows that form no groups of N, sequences longer than the positions.
+        """
+        config = self.config
+        rows, length = input_ids.shape
+        instances = config.num_instances
+        if rows % instances:
+            raise ValueError(f"batch of {rows} rows can't form groups of {instances}: use GroupingCollator")
+        if length + self.prefix_length > config.max_position_embeddings:
+            raise ValueError(
+                f"sequences of {length} tokens and a prefix of {self.prefix_length} exceed "
+                f"max_position_embeddings {config.max_position_embeddings}: truncate the inputs"
+            )
+        layer_masks, stream = resolve(masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size)
+        attended = (
+            torch.ones(rows // instances, length, dtype=torch.bool, device=input_ids.device)
+            if attention_mask is None
+            else attention_mask.view(-1, instances, length).bool().any(dim=1)
+        )  # (B, L)
+        x, attended = self._embed(input_ids, token_type_ids, attended, stream)
+        use_mask = attention_mask is not None and not config.attend_padding
+        hidden_states = self.encoder(x, attended if use_mask else None, layer_masks, stream)
+        return EncoderState(hidden_states=hidden_states, attended=attended, stream=stream, prefix=self.prefix_length)
+
+    def _embed(
+        self, input_ids: Tensor, token_type_ids: Tensor | None, attended: Tensor, stream: StreamMask | None
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids [N*B, L] -> encoder input [B, prefix + L, D] and its attended positions."""
+        words = self.embeddings.word_embeddings(input_ids)  # (N*B, L, D)
+        if self.multiplexer is None:
+            return self.embeddings(words, token_type_ids, stream), attended
+        if self.prefix_embeddings is not None:
+            words = torch.cat([self._prefix(words.shape[0]), words], dim=1)
+            attended = nn.functional.pad(attended, (self.prefix_length, 0), value=True)
+            if token_type_ids is not None:
+                token_type_ids = nn.functional.pad(token_type_ids, (self.prefix_length, 0))
+        embedded = self.embeddings(words, token_type_ids, stream)
+        mixture = self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances)))  # (B, L, D)
+        if stream is not None and stream.keep is not None:
+            mixture = mixture * stream.keep
+        if self.config.embed_twice:
+            mixture = self.embeddings.finish(mixture, None, stream)
+        return mixture, attended
+
+    def _prefix(self, rows: int) -> Tensor:
+        """Prefix word vectors [rows, N, D]: instance i has its marker at position i and the filler elsewhere."""
+        instances = self.prefix_length
+        index = torch.full((instances, instances), instances, device=self.prefix_embeddings.device)
+        index.fill_diagonal_(0)
+        index = index + torch.diag(torch.arange(instances, device=index.device))
+        return self.prefix_embeddings[index].repeat(rows // instances, 1, 1)
+
+    def demultiplex(self, hidden: Tensor, state: EncoderState, groups: Tensor | None = None) -> Tensor:
+        """Separate the instances at chosen positions.
+
+        Args:
+            hidden: ``[X, P, D]``, positions of the last layer.
+            state: what ``encode`` returned.
+            groups: ``[X]``, which group each row of ``hidden`` belongs to; ``None`` when ``X`` is the groups in order.
+
+        Returns:
+            ``[X, N, P, dense hidden size]`` (``[X, 1, P, D]`` without multiplexing).
+        """
+        scale = state.stream.scale if state.stream is not None else None
+        if self.demultiplexer is None:
+            return read(hidden, state.stream).unsqueeze(1)
+        prefix = None
+        if self.prefix_length:
+            prefix = state.hidden_states[-1][:, : self.prefix_length]  # (B, N, D)
+            prefix = prefix if groups is None else prefix[groups]
+        return self.demultiplexer(hidden, prefix, scale)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        masks: Masks | None = None,
+    ) -> PrumuxOutput:
+        """``hidden_states`` of the mixture; see :class:`PrumuxOutput`."""
+        state = self.encode(input_ids, attention_mask, token_type_ids, masks)
+        return PrumuxOutput(hidden_states=state.rows_only(), attended=state.attended[:, state.prefix :])
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What the encoder leaves for the heads: hidden states [B, prefix + L, D], attended bool [B, prefix + L]."""
+
+    hidden_states: list[Tensor]
+    attended: Tensor
+    stream: StreamMask | None
+    prefix: int
+
+    def rows_only(self) -> tuple[Tensor, ...]:
+        """Every hidden state without the prefix positions, [B, L, D]."""
+        return tuple(h[:, self.prefix :] for h in self.hidden_states)
+
+
+class LMHead(nn.Module):
+    """Vocabulary scores; the decoder's matrix is tied to the word embeddings while their widths agree.
+
+    ``transform`` (BERT's dense + activation + LayerNorm) belongs to masked language modelling; token retrieval reads
+    the demultiplexed vector directly.
+    """
+
+    def __init__(self, *, hidden_size: int, vocab_size: int, activation: str, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.transform = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), ACT2FN[activation], nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        )
+        self.decoder = nn.Linear(hidden_size, vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """vectors [..., D] -> [..., V]."""
+        return self.decoder(vectors) + self.bias
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.scores(self.transform(vectors))
+
+
+def _build_lm_head(config: PrumuxConfig) -> LMHead:
+    return LMHead(
+        hidden_size=config.dense_hidden_size,
+        vocab_size=config.vocab_size,
+        activation=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def retrieval_loss(
+    model: PrumuxModel, head: LMHead, state: EncoderState, input_ids: Tensor, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Token retrieval (paper section 3.1, phase 1): name the token that a drawn instance holds at a position.
+
+    At every position one instance is drawn; the loss counts where that instance has a real token, on a share
+    ``retrieval_percentage`` of those positions. The vocabulary is scored at these positions only.
+
+    Returns:
+        The mean cross entropy and the share of tokens named correctly, both scalar.
+    """
+    groups, instances = input_ids.shape[0] // model.config.num_instances, model.config.num_instances
+    tokens = input_ids.view(groups, instances, -1)  # (B, N, L)
+    real = torch.ones_like(tokens) if attention_mask is None else attention_mask.view_as(tokens)
+    drawn = torch.randint(instances, (groups, 1, tokens.shape[-1]), device=tokens.device)
+    target = tokens.gather(1, drawn).squeeze(1)  # (B, L)
+    counts = real.gather(1, drawn).squeeze(1).bool()
+    if model.config.retrieval_percentage < 1:
+        counts &= torch.rand(counts.shape, device=counts.device) < model.config.retrieval_percentage
+    group, position = counts.nonzero(as_tuple=True)  # (X,), (X,)
+    hidden = state.hidden_states[-1][group, position + state.prefix].unsqueeze(1)  # (X, 1, D)
+    separated = model.demultiplex(hidden, state, group).squeeze(2)  # (X, N, D)
+    chosen = separated[torch.arange(len(group), device=group.device), drawn.squeeze(1)[group, position]]
+    scores = head.scores(chosen)  # (X, V)
+    target = target[group, position]
+    return nn.functional.cross_entropy(scores, target), (scores.argmax(-1) == target).float().mean()
+
+
+class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
+    """Classification (or regression, ``num_labels=1``) of N inputs per mixture, from their demultiplexed first token."""
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        super().__init__(config)
+        self.bert = PrumuxModel(config, add_pooling_layer=not config.is_multiplexed)
+        dropout = config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.dense_hidden_size, config.num_labels)
+        self.lm_head = None
+        if config.is_multiplexed and config.retrieval_loss_coeff > 0 and not config.is_pruned:
+            self.lm_head = _build_lm_head(config)
+            self._tied_weights_keys = TIED_DECODER
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Masks | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> PrumuxOutput:
+        """Classify ``input_ids`` [N*B, L], N consecutive rows forming a group.
+
+        Args:
+            attention_mask: ``[N*B, L]``, 1 at tokens; ``None`` means every position is one.
+            token_type_ids: ``[N*B, L]``; ``None`` means type 0.
+            labels: ``[N*B]``; rows labelled ``IGNORE_INDEX`` don't count.
+            masks: pruning masks, ``None`` for dense.
+
+        Returns:
+            logits ``[N*B, num_labels]`` in the order of the rows, and the losses when ``labels`` are given.
+        """
+        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
+        first = state.hidden_states[-1][:, state.prefix : state.prefix + 1]  # (B, 1, D)
+        pooled = self.bert.demultiplex(first, state).flatten(0, 2)  # (N*B, D)
+        if self.bert.pooler is not None:
+            pooled = self.bert.pooler(pooled)
+        logits = self.classifier(self.dropout(pooled))
+        output = PrumuxOutput(logits=logits, attended=state.attended[:, state.prefix :])
+        if output_hidden_states:
+            output.hidden_states = state.rows_only()
+        if labels is not None:
+            output.task_loss = classification_loss(logits, labels)
+            output.loss = self.config.task_loss_coeff * output.task_loss
+            if self.lm_head is not None:
+                output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
+                    self.bert, self.lm_head, state, input_ids, attention_mask
+                )
+                output.loss = output.loss + self.config.retrieval_loss_coeff * output.retrieval_loss
+        return output
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy (integer labels) or mean squared error (float labels, one output), rows ``IGNORE_INDEX`` left out."""
+    if labels.is_floating_point():
+        counted = labels != IGNORE_INDEX
+        return nn.functional.mse_loss(logits.squeeze(-1)[counted], labels[counted])
+    return nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+
+
+class PrumuxForMaskedLM(PrumuxPreTrainedModel):
+    """Token retrieval warm-up and masked language modelling on N inputs per mixture."""
+
+    _tied_weights_keys = TIED_DECODER
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        super().__init__(config)
+        self.bert = PrumuxModel(config)
+        self.lm_head = _build_lm_head(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head.decoder
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Masks | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> PrumuxOutput:
+        """Score the vocabulary for ``input_ids`` [N*B, L].
+
+        With ``labels`` [N*B, L] (``IGNORE_INDEX`` where nothing is masked) only the labelled positions are scored:
+        ``logits`` is then ``[number of labelled positions, V]`` in row-major order; without, ``[N*B, L, V]``.
+        The masked-token term is skipped when ``config.task_loss_coeff`` is 0, the retrieval term (which needs unmasked
+        inputs or counts [MASK] as a token) when ``config.retrieval_loss_coeff`` is 0 or N is 1.
+        """
+        config = self.config
+        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
+        output = PrumuxOutput(attended=state.attended[:, state.prefix :])
+        if output_hidden_states:
+            output.hidden_states = state.rows_only()
+        terms: list[Tensor] = []
+        if labels is None or config.task_loss_coeff > 0:
+            output.logits, targets = self._masked_token_scores(state, labels)
+            if targets is not None:
+                output.task_loss = nn.functional.cross_entropy(output.logits, targets)
+                terms.append(config.task_loss_coeff * output.task_loss)
+        if labels is not None and config.is_multiplexed and config.retrieval_loss_coeff > 0:
+            output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
+                self.bert, self.lm_head, state, input_ids, attention_mask
+            )
+            terms.append(config.retrieval_loss_coeff * output.retrieval_loss)
+        output.loss = torch.stack(terms).sum() if terms else None
+        return output
+
+    def _masked_token_scores(self, state: EncoderState, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        last = state.hidden_states[-1]
+        if labels is None:
+            return self.lm_head(self.bert.demultiplex(last[:, state.prefix :], state).flatten(0, 1)), None
+        row, position = (labels != IGNORE_INDEX).nonzero(as_tuple=True)  # (X,), (X,)
+        group = row.div(self.config.num_instances, rounding_mode="floor")
+        hidden = last[group, position + state.prefix].unsqueeze(1)  # (X, 1, D)
+        separated = self.bert.demultiplex(hidden, state, group).squeeze(2)  # (X, N, D)
+        chosen = separated[torch.arange(len(row), device=row.device), row % self.config.num_instances]
+        return self.lm_head(chosen), labels[row, position]

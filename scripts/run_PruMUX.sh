@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Prunes a finetuned multiplexed model, distilling from it (N=1: CoFi on a dense one). Usage:
+#   run_PruMUX.sh [TASK [SPARSITY [N [LAYER_ALPHA [CE_ALPHA [LAYER_DISTILL_VERSION]]]]]]
+# Defaults: MNLI 0.60 2 0.9 0.1 4. Without any argument: the embedded task toy, training its model first.
+# Writes out/TASK/PruMUX/TASK_sparsityS_N_VERSION_ALPHA/best. The same command again resumes, or skips what is done.
+# Environment, all optional:
+#   DATA_DIR                     folder in GLUE's own file layout instead of the hub
+#   TRAIN_FILE, VALIDATION_FILE  your own CSV, TSV or JSON files
+#   TEACHER                      model to distil from (default out/TASK/mux_N/best, for N=1 out/TASK/dense/best; for
+#                                MNLI, QNLI, QQP and SST-2 the authors' on the hub when there is none)
+#   MODEL                        initial weights (default the teacher)
+#   OUTPUT_DIR                   root of the output folders (default out in the project)
+#   RECIPE                       hyperparameters (default configs/recipes/paper.yaml)
+#   EPOCHS, BATCH_SIZE (groups per batch), SEED, EXTRA (more flags of run_glue.py)
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+source "$(dirname "$0")/common.sh"
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -le 6 ] || fail "at most 6 arguments, got $#: TASK SPARSITY N LAYER_ALPHA CE_ALPHA LAYER_DISTILL_VERSION"
+
+parse_triple "$@"
+setup
+set_teacher
+common_arguments
+# shellcheck disable=SC2086  # EXTRA holds several flags
+run "$PROJECT/run_glue.py" --setting pruning "${ARGS[@]}" --target_sparsity "$SPARSITY" \
+  --model_name_or_path "${MODEL:-$TEACHER}" "${DISTILLATION[@]}" --do_train --do_eval \
+  --output_dir "$PRUNED_DIR" ${EXTRA:-}
+
+next_step "pruned model: $PRUNED_DIR/best. Next, finetune it:" \
+  "bash $PROJECT/scripts/run_PruMUX_FT.sh $TASK $SPARSITY $N $LAYER_ALPHA $CE_ALPHA $LAYER_DISTILL_VERSION"

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Trains or evaluates a dense or multiplexed model with run_glue.py. Usage: run_glue.sh [options] [-- flags of run_glue.py]
+#   -N, --num_instances N    inputs mixed into one (default 1 for baseline, else 2)
+#   -s, --setting SETTING    baseline, retrieval_pretraining, mlm_pretraining or finetuning (default)
+#   -d, --demuxing VARIANT   index_pos, index or mlp
+#   -m, --muxing VARIANT     gaussian_hadamard, binary_hadamard or random_ortho
+#   --task TASK              GLUE task, toy or toy-nli (default toy)
+#   --lr LR                  learning rate
+#   --batch_size B           groups per batch, after multiplexing: a batch holds B*N inputs
+#   --config_name FILE       architecture, such as configs/models/bert_base.json (weights start at random)
+#   --model_path MODEL       weights to start from: folder or hub name
+#   --learn_muxing           train the multiplexing vectors
+#   --do_train, --do_eval    what to do; both when neither is given
+#   --data_dir DIR           folder in GLUE's own file layout (environment: DATA_DIR)
+#   --output_dir DIR         this run's folder (default out/TASK/dense, retrieval_N, mlm_N or mux_N)
+#   -h, --help
+# What is not given comes from the recipe (environment: RECIPE, default configs/recipes/paper.yaml).
+# Environment: OUTPUT_DIR (root, default out), TRAIN_FILE, VALIDATION_FILE, EPOCHS, BATCH_SIZE, SEED, EXTRA (flags passed on).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+source "$(dirname "$0")/common.sh"
+
+N= SETTING=finetuning TASK=toy RUN_DIR= MODEL_GIVEN=
+FLAGS=() DO=()
+while [ $# -gt 0 ]; do
+  option=$1
+  case $option in
+    -h | --help) usage; exit 0 ;;
+    --learn_muxing) FLAGS+=(--learn_muxing) ;;
+    --do_train | --do_eval) DO+=("$option") ;;
+    --) shift; break ;;
+    -N | --num_instances | -d | --demuxing | -m | --muxing | -s | --setting | --task | --lr | --batch_size | \
+      --config_name | --model_path | --data_dir | --output_dir)
+      [ $# -ge 2 ] && [ -n "$2" ] || fail "$option needs a value: see bash $0 --help"
+      value=$2
+      shift
+      case $option in
+        -N | --num_instances) N=$value ;;
+        -d | --demuxing) FLAGS+=(--demuxing_variant "$value") ;;
+        -m | --muxing) FLAGS+=(--muxing_variant "$value") ;;
+        -s | --setting) SETTING=$value ;;
+        --task) TASK=$(canonical_task "$value") ;;
+        --lr) FLAGS+=(--learning_rate "$value") ;;
+        --batch_size) BATCH_SIZE=$value ;;
+        --config_name) FLAGS+=(--config_name "$value") MODEL_GIVEN=1 ;;
+        --model_path) FLAGS+=(--model_name_or_path "$value") MODEL_GIVEN=1 ;;
+        --data_dir) DATA_DIR=$value ;;
+        --output_dir) RUN_DIR=$value ;;
+      esac
+      ;;
+    *) fail "unknown option '$option': see bash $0 --help (flags of run_glue.py go after --)" ;;
+  esac
+  shift
+done
+[ "${#DO[@]}" -gt 0 ] || DO=(--do_train --do_eval)
+
+case $SETTING in
+  baseline) N=${N:-1} name=dense ;;
+  retrieval_pretraining) N=${N:-2} name=retrieval_$N ;;
+  mlm_pretraining) N=${N:-2} name=mlm_$N ;;
+  finetuning) N=${N:-2} name=mux_$N ;;
+  *) fail "unknown setting '$SETTING': choose baseline, retrieval_pretraining, mlm_pretraining or finetuning" ;;
+esac
+[[ $N =~ ^[1-9][0-9]*$ ]] || fail "-N must be a whole number from 1 on, got '$N'"
+[[ ${BATCH_SIZE:-1} =~ ^[1-9][0-9]*$ ]] || fail "--batch_size must be a whole number from 1 on, got '$BATCH_SIZE'"
+[ "$SETTING" != baseline ] || [ "$N" = 1 ] || fail "the baseline has no multiplexing: -N $N needs -s finetuning"
+[ "$SETTING-$N" != finetuning-1 ] || name=dense
+RUN_DIR=${RUN_DIR:-$OUTPUT_DIR/$TASK/$name}
+set_recipe "$TASK"
+[ -n "$MODEL_GIVEN" ] || [ -z "${CONFIG:-}" ] || FLAGS+=(--config_name "$CONFIG")
+
+setup
+common_arguments
+# shellcheck disable=SC2086  # EXTRA holds several flags
+run "$PROJECT/run_glue.py" --setting "$SETTING" "${ARGS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "${DO[@]}" \
+  --output_dir "$RUN_DIR" ${EXTRA:-} "$@"
+
+case $SETTING in
+  *_pretraining) next_step "trained: $RUN_DIR/best. Next, finetune it:" \
+    "bash $PROJECT/scripts/run_glue.sh -N $N -s finetuning --task $TASK --model_path $RUN_DIR/best" ;;
+  *) next_step "done: $RUN_DIR. Next, prune it:" \
+    "TEACHER=$RUN_DIR/best bash $PROJECT/scripts/run_PruMUX.sh $TASK 0.60 $N" ;;
+esac
