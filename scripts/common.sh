@@ -4,6 +4,7 @@
 #   PYTHON           the interpreter. Used as it is when this project is installed in it, otherwise .venv is made with it
 #   PRUMUX_DRY_RUN   1: no set-up; print each command instead of running it
 # An active virtual or conda environment in which this project is installed is used as it is.
+# shellcheck shell=bash disable=SC2034  # the variables set here are used by the scripts
 set -euo pipefail
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -57,12 +58,12 @@ setup() {
       make_venv "${PYTHON:-python3}"
     fi
     target=$PROJECT
-    [ "$extra" = base ] || target="$PROJECT[$extra]"
+    [ "$extra" = base ] || target="${PROJECT}[$extra]"
     log=$VENV/install.log
     say "installing prumux and its dependencies into $VENV (the first time: some minutes)"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off -e "$target" 2>&1 |
       tee "$log" | awk '/Downloading .*\([0-9][0-9]+\.[0-9] MB\)/ || /^Installing/ {print "  " substr($0, 1, 100); fflush()}' >&2 ||
-      { tail -n 5 "$log" >&2; fail "the install failed, see $log; check the network and the disk and run the same command again"; }
+      { tail -n 5 "$log" | cut -c 1-300 >&2; fail "the install failed, see $log; check the network and the disk and run the same command again"; }
     printf '%s\n' "$stamp" >"$VENV/.installed-$extra" # last: an interrupted install is repeated
   fi
   PYTHON=$VENV/bin/python
@@ -96,18 +97,18 @@ OUTPUT_DIR=${OUTPUT_DIR%/}
 
 # canonical_task NAME: the folder name of a task, as prumux.data.tasks spells it (tests/test_scripts.py compares them)
 canonical_task() {
-  case $(printf '%s' "$1" | tr '[:upper:]' '[:lower:]') in
+  case $(printf '%s' "$1" | tr '[:upper:]' '[:lower:]' | tr -d '_-') in
     mnli) echo MNLI ;;
     qnli) echo QNLI ;;
     qqp) echo QQP ;;
-    sst2 | sst-2) echo SST-2 ;;
+    sst2) echo SST-2 ;;
     mrpc) echo MRPC ;;
     rte) echo RTE ;;
     cola) echo CoLA ;;
-    stsb | sts-b) echo STS-B ;;
+    stsb) echo STS-B ;;
     wnli) echo WNLI ;;
     toy) echo toy ;;
-    toy-nli) echo toy-nli ;;
+    toynli) echo toy-nli ;;
     *) printf '%s\n' "$1" ;; # the user's own files, or a slip that run_glue.py answers with the list of tasks
   esac
 }
@@ -153,6 +154,8 @@ set_teacher() {
     TEACHER=$ours/best
   elif [ "$N" != 1 ] && [[ $TASK =~ ^(MNLI|QNLI|QQP|SST-2)$ ]]; then
     TEACHER=princeton-nlp/muxbert_base_$(printf '%s' "${TASK/-/}" | tr '[:upper:]' '[:lower:]')_gaussian_hadamard_index_pos_$N
+  elif [ -n "${PRUMUX_DRY_RUN:-}" ]; then
+    TEACHER=$ours/best
   else
     check_task
     local setting=finetuning
@@ -164,25 +167,27 @@ set_teacher() {
 
 check_task() { # ends with the list of tasks when TASK is none and no files of the user's own are named
   [ -z "${TRAIN_FILE:-}" ] || return 0
-  run -c 'import sys; sys.path.insert(0, sys.argv[2])
+  "$PYTHON" -c 'import sys; sys.path.insert(0, sys.argv[2])
 from prumux.data.tasks import get_task
 from prumux.errors import guard
 guard(lambda: get_task(sys.argv[1]) and None)' "$TASK" "$PROJECT" || exit $?
 }
 
+earlier_phase() { # earlier_phase SCRIPT ARGUMENTS...: what this run builds on, with the same Python and its own schedule
+  env -u EPOCHS -u BATCH_SIZE -u EXTRA PRUMUX_INNER=1 PYTHON="$PYTHON" RECIPE="$RECIPE" bash "$PROJECT/scripts/$1" "${@:2}"
+}
+
 train_teacher() { # the embedded task's dense (N=1) or multiplexed model, from random weights
-  local glue=(env -u EPOCHS -u BATCH_SIZE -u EXTRA PYTHON="$PYTHON" RECIPE="$RECIPE"
-    bash "$PROJECT/scripts/run_glue.sh" -N "$N" --task "$TASK")
   say "training the $TASK model that is to be pruned"
   if [ "$N" = 1 ]; then
-    "${glue[@]}" -s baseline --config_name "$CONFIG"
+    earlier_phase run_glue.sh -N 1 -s baseline --task "$TASK" --config_name "$CONFIG"
   else
-    "${glue[@]}" -s retrieval_pretraining --config_name "$CONFIG"
-    "${glue[@]}" -s finetuning --model_path "$OUTPUT_DIR/$TASK/retrieval_$N/best"
+    earlier_phase run_glue.sh -N "$N" -s retrieval_pretraining --task "$TASK" --config_name "$CONFIG"
+    earlier_phase run_glue.sh -N "$N" -s finetuning --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/retrieval_$N/best"
   fi
 }
 
-# common_arguments: DISTILLATION, and ARGS with what every training run takes from the environment (see run_PruMUX.sh)
+# common_arguments: ARGS with what every training run takes from the environment (see run_PruMUX.sh)
 common_arguments() {
   ARGS=(--task_name "$TASK" --recipe "$RECIPE" --num_instances "$N")
   [ -z "${DATA_DIR:-}" ] || ARGS+=(--data_dir "$DATA_DIR")
@@ -191,12 +196,17 @@ common_arguments() {
   [ -z "${EPOCHS:-}" ] || ARGS+=(--num_train_epochs "$EPOCHS")
   [ -z "${BATCH_SIZE:-}" ] || ARGS+=(--per_device_train_batch_size $((BATCH_SIZE * N)))
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
-  DISTILLATION=(--distillation_path "${TEACHER:-}" --distill_layer_loss_alpha "${LAYER_ALPHA:-}"
-    --distill_ce_loss_alpha "${CE_ALPHA:-}" --layer_distill_version "${LAYER_DISTILL_VERSION:-}")
+}
+
+# distillation_arguments: DISTILLATION, from set_teacher and parse_triple
+distillation_arguments() {
+  DISTILLATION=(--distillation_path "$TEACHER" --distill_layer_loss_alpha "$LAYER_ALPHA"
+    --distill_ce_loss_alpha "$CE_ALPHA" --layer_distill_version "$LAYER_DISTILL_VERSION")
 }
 
 # next_step TEXT COMMAND...: what to do after a run, as a line that can be pasted
 next_step() {
+  [ -z "${PRUMUX_INNER:-}" ] || return 0
   say "$1"
   shift
   local root=

@@ -13,6 +13,7 @@
 #   RECIPE                       hyperparameters (default configs/recipes/paper.yaml)
 #   EPOCHS, BATCH_SIZE (groups per batch), SEED, EXTRA (more flags of run_glue.py)
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+# shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [ $# -le 6 ] || fail "at most 6 arguments, got $#: TASK SPARSITY N LAYER_ALPHA CE_ALPHA LAYER_DISTILL_VERSION"
@@ -21,6 +22,7 @@ parse_triple "$@"
 setup
 set_teacher
 common_arguments
+distillation_arguments
 # shellcheck disable=SC2086  # EXTRA holds several flags
 run "$PROJECT/run_glue.py" --setting pruning "${ARGS[@]}" --target_sparsity "$SPARSITY" \
   --model_name_or_path "${MODEL:-$TEACHER}" "${DISTILLATION[@]}" --do_train --do_eval \

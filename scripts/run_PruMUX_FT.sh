@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
 # Finetunes a pruned model with the same distillation, its structure fixed. Usage:
 #   run_PruMUX_FT.sh [TASK [SPARSITY [N [LAYER_ALPHA [CE_ALPHA [LAYER_DISTILL_VERSION [LEARNING_RATE]]]]]]]
-# Defaults: MNLI 0.60 2 0.9 0.1 4 3e-5. Without any argument: the embedded task toy, pruning its model first.
+# Defaults: MNLI 0.60 2 0.9 0.1 4 3e-5. Without any argument: the embedded task toy (5e-4), pruning its model first.
 # Starts from the model that run_PruMUX.sh wrote for the same arguments (environment: MODEL names another) and writes
 # FT-lrLEARNING_RATE/best below its folder. Other environment variables as in run_PruMUX.sh.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+# shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [ $# -le 7 ] ||
   fail "at most 7 arguments, got $#: TASK SPARSITY N LAYER_ALPHA CE_ALPHA LAYER_DISTILL_VERSION LEARNING_RATE"
 
 parse_triple "${@:1:6}"
-LEARNING_RATE=${7:-3e-5}
+if is_embedded "$TASK"; then LEARNING_RATE=${7:-5e-4}; else LEARNING_RATE=${7:-3e-5}; fi # the toy model starts at random
 FT_DIR=$PRUNED_DIR/FT-lr$LEARNING_RATE
 setup
 set_teacher
-pruning="bash $PROJECT/scripts/run_PruMUX.sh $TASK $SPARSITY $N $LAYER_ALPHA $CE_ALPHA $LAYER_DISTILL_VERSION"
+pruning=(run_PruMUX.sh "$TASK" "$SPARSITY" "$N" "$LAYER_ALPHA" "$CE_ALPHA" "$LAYER_DISTILL_VERSION")
 if [ -z "${MODEL:-}" ] && [ ! -e "$PRUNED_DIR/run.json" ]; then
   if is_embedded "$TASK"; then
-    TEACHER=$TEACHER PYTHON=$PYTHON $pruning
+    export TEACHER
+    earlier_phase "${pruning[@]}"
   elif [ -z "${PRUMUX_DRY_RUN:-}" ]; then
-    fail "no finished pruning run in $PRUNED_DIR: run it first ($pruning) or name a pruned model: MODEL=/path/to/model"
+    fail "no finished pruning run in $PRUNED_DIR: run it first (bash $PROJECT/scripts/${pruning[*]}) or name a pruned model: MODEL=/path/to/model"
   fi
 fi
 common_arguments
+distillation_arguments
 # shellcheck disable=SC2086  # EXTRA holds several flags
 run "$PROJECT/run_glue.py" --setting finetuning "${ARGS[@]}" --learning_rate "$LEARNING_RATE" \
   --model_name_or_path "${MODEL:-$PRUNED_DIR/best}" "${DISTILLATION[@]}" --do_train --do_eval \

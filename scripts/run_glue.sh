@@ -17,9 +17,10 @@
 # What is not given comes from the recipe (environment: RECIPE, default configs/recipes/paper.yaml).
 # Environment: OUTPUT_DIR (root, default out), TRAIN_FILE, VALIDATION_FILE, EPOCHS, BATCH_SIZE, SEED, EXTRA (flags passed on).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+# shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-N= SETTING=finetuning TASK=toy RUN_DIR= MODEL_GIVEN=
+N='' SETTING=finetuning TASK=toy RUN_DIR='' MODEL_GIVEN=''
 FLAGS=() DO=()
 while [ $# -gt 0 ]; do
   option=$1

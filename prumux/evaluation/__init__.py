@@ -1,1 +1,1 @@
-"""Accuracy over a development set, throughput against a dense baseline, and the search for the model to evaluate."""
+"""Accuracy on a development set, throughput beside a dense baseline, and the search for a model."""

@@ -51,13 +51,14 @@ def predict_logits(
     """The logits of every row, in the order of the input.
 
     Args:
-        model: a module, or any callable that takes the collator's tensors and returns an output with ``.logits``
-            [rows, C].
+        model: a module, or any callable that takes the collator's tensors and returns an output with
+            ``.logits`` [rows, C].
         dataset: tokenized rows (``dataset[i]`` is a feature dictionary).
         collator: groups and pads a list of rows; filled rows come last.
-        batch_size: rows in one forward pass, rounded up to whole groups of N, so that a row's neighbours don't
-            depend on it.
-        order: the order in which rows are taken (a permutation of the row numbers); it decides the neighbours.
+        batch_size: rows in one forward pass, rounded up to whole groups of N, so that a row's neighbours
+            don't depend on it.
+        order: the order in which rows are taken (a permutation of the row numbers); it decides the
+            neighbours.
         progress: show a progress bar.
 
     Returns:
@@ -98,15 +99,16 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics over the development set, averaged over K ways to group the rows.
 
-    A row's prediction depends on the rows it is multiplexed with, so the spread over groupings belongs to the number.
+    A row's prediction depends on the rows it is multiplexed with, so the spread over groupings belongs to the
+    number.
 
     Args:
         model: as in :func:`predict_logits`.
         data: tokenized task; only ``data.validation`` is read.
         tokenizer: the model's tokenizer, for padding.
         batch_size: rows in one forward pass.
-        num_groupings: K; the first grouping is the order of the file, the others are permutations fixed by ``seed``.
-            With N = 1 rows have no neighbours and one grouping is enough.
+        num_groupings: K; the first grouping is the order of the file, the others are permutations fixed by
+            ``seed``. With N = 1 rows have no neighbours and one grouping is enough.
         pad_to_length: tokens per row; None pads to the longest row of the batch.
         num_instances: N; the model's own ``config.num_instances`` unless given.
 

@@ -34,7 +34,9 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
         resolved = torch.device("cuda", torch.cuda.current_device())
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use --device cpu")
+        raise UserError(
+            f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use --device cpu"
+        )
     if resolved.type not in ("cpu", "cuda"):
         raise UserError(f"device {device!r} isn't supported: choose cpu, cuda or cuda:INDEX")
     return resolved
@@ -71,8 +73,8 @@ def measure_throughput(
 ) -> list[dict[str, Any]]:
     """Examples/s of each model, repeat by repeat in turn (A B A B), so that a busy moment meets all of them.
 
-    Each model gets ``batch_per_instance * N`` rows of random tokens, every position attended. The models given are
-    not changed: where dtype or device differ a copy is measured.
+    Each model gets ``batch_per_instance * N`` rows of random tokens, every position attended. The models
+    given are not changed: where dtype or device differ a copy is measured.
 
     Args:
         models: name -> model; N and the vocabulary come from ``model.config``.
@@ -88,8 +90,8 @@ def measure_throughput(
         examples_per_second`` (median over repeats) and ``examples_per_second_min``, ``_max``.
 
     Raises:
-        UserError: a count below 1, more tokens than the model has positions, a dtype or device the machine lacks,
-            or a failing compilation.
+        UserError: a count below 1, more tokens than the model has positions, a dtype or device the machine
+            lacks, or a failing compilation.
     """
     for name, value in {"batch size": batch_per_instance, "length": length, "repeats": repeats}.items():
         if value < 1:
@@ -97,9 +99,10 @@ def measure_throughput(
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
     placed = {name: _place(model, dtype, device) for name, model in models.items()}
-    rows = {name: batch_per_instance * model.config.num_instances for name, model in models.items()}
+    rows = {name: batch_per_instance * instances(model) for name, model in models.items()}
     runs: dict[str, Callable[[], Any]] = {}
     for name, model in placed.items():
+        check_length(model, length)
         batch = random_batch(model.config, rows[name], length, seed, device)
         runs[name] = functools.partial(torch.compile(model) if compile else model, **batch)
     passes: dict[str, int] = {}
@@ -112,7 +115,9 @@ def measure_throughput(
                 if not compile:
                     raise
                 cause = str(error).strip().splitlines() or [type(error).__name__]
-                raise UserError(f"torch.compile failed for {name} ({cause[0]}): run without --compile") from error
+                raise UserError(
+                    f"torch.compile failed for {name} ({cause[0]}): run without --compile"
+                ) from error
             passes[name] = max(1, math.ceil(min_seconds / _time(run, 1, device)))
         for _ in tqdm(range(repeats), desc="throughput", unit="repeat", disable=not progress, leave=False):
             for name, run in runs.items():
@@ -120,7 +125,7 @@ def measure_throughput(
     return [
         {
             "model": name,
-            "num_instances": model.config.num_instances,
+            "num_instances": instances(model),
             "rows": rows[name],
             "length": length,
             "repeats": repeats,
@@ -133,11 +138,25 @@ def measure_throughput(
     ]
 
 
-def random_batch(config: Any, rows: int, length: int, seed: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Random ``input_ids`` [rows, length] and an all-ones ``attention_mask`` of the same shape, fixed by the seed."""
-    positions = getattr(config, "max_position_embeddings", length)
+def instances(model: torch.nn.Module) -> int:
+    """N of a model; 1 for a model that knows no multiplexing, such as Hugging Face's own BERT."""
+    return getattr(model.config, "num_instances", 1)
+
+
+def check_length(model: torch.nn.Module, length: int) -> None:
+    """Raise a UserError if ``length`` tokens and the demultiplexer's prefix don't fit the positions."""
+    prefix = getattr(getattr(model, "bert", None), "prefix_length", 0)
+    positions = getattr(model.config, "max_position_embeddings", length + prefix) - prefix
     if length > positions:
-        raise UserError(f"{length} tokens don't fit a model of {positions} positions: use --max_seq_length {positions}")
+        raise UserError(
+            f"rows of {length} tokens don't fit this model: use --max_seq_length {positions} or less"
+        )
+
+
+def random_batch(
+    config: Any, rows: int, length: int, seed: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Random ``input_ids`` and an all-ones ``attention_mask``, both [rows, length], fixed by the seed."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(config.vocab_size, (rows, length), generator=generator)
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}

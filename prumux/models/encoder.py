@@ -94,17 +94,28 @@ class SelfAttention(nn.Module):
 
 
 class ResidualOutput(nn.Module):
-    """The projection that ends a block, its residual connection and LayerNorm."""
+    """The projection that ends a block, its residual connection and LayerNorm.
 
-    def __init__(self, *, input_size: int, hidden_size: int, layer_norm_eps: float, dropout: float) -> None:
+    ``scale_bias``: does a soft hidden mask scale the bias too. The authors' pruned models scale the bias of the
+    attention block but not that of the FFN; their checkpoints depend on it.
+    """
+
+    def __init__(
+        self, *, input_size: int, hidden_size: int, layer_norm_eps: float, dropout: float, scale_bias: bool
+    ) -> None:
         super().__init__()
+        self.scale_bias = scale_bias
         self.dense = nn.Linear(input_size, hidden_size)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inner: Tensor, residual: Tensor, block: Tensor | None, stream: StreamMask | None) -> Tensor:
         """inner [G, L, input_size], residual [G, L, D], block: the block's coarse mask () -> [G, L, D]."""
-        written = read(self.dense(inner), stream)
+        if stream is None or self.scale_bias:
+            written = read(self.dense(inner), stream)
+        else:
+            bias = self.dense.bias if stream.keep is None else self.dense.bias * stream.keep
+            written = nn.functional.linear(inner, self.dense.weight) * stream.scale + bias
         if block is not None:
             written = written * block
         return masked_layer_norm(self.LayerNorm, residual + self.dropout(written), stream.keep if stream else None)
@@ -121,7 +132,11 @@ class Attention(nn.Module):
             hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim, dropout=attention_dropout
         )
         self.output = ResidualOutput(
-            input_size=num_heads * head_dim, hidden_size=hidden_size, layer_norm_eps=layer_norm_eps, dropout=dropout
+            input_size=num_heads * head_dim,
+            hidden_size=hidden_size,
+            layer_norm_eps=layer_norm_eps,
+            dropout=dropout,
+            scale_bias=True,
         )
 
     def forward(self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None) -> Tensor:
@@ -174,7 +189,11 @@ class EncoderLayer(nn.Module):
                 hidden_size=hidden_size, intermediate_size=intermediate_size, activation=activation
             )
             self.output = ResidualOutput(
-                input_size=intermediate_size, hidden_size=hidden_size, layer_norm_eps=layer_norm_eps, dropout=dropout
+                input_size=intermediate_size,
+                hidden_size=hidden_size,
+                layer_norm_eps=layer_norm_eps,
+                dropout=dropout,
+                scale_bias=False,
             )
 
     def forward(self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None) -> Tensor:

@@ -108,6 +108,7 @@ class PrumuxPreTrainedModel(PreTrainedModel):
 
     config_class = PrumuxConfig
     base_model_prefix = "bert"
+    _keys_to_ignore_on_load_unexpected = ("pooler", r"cls\.", "position_ids")  # parts of BERT checkpoints not used here
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -203,9 +204,7 @@ class PrumuxModel(PrumuxPreTrainedModel):
             if token_type_ids is not None:
                 token_type_ids = nn.functional.pad(token_type_ids, (self.prefix_length, 0))
         embedded = self.embeddings(words, token_type_ids, stream)
-        mixture = self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances)))  # (B, L, D)
-        if stream is not None and stream.keep is not None:
-            mixture = mixture * stream.keep
+        mixture = read(self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances))), stream)  # (B, L, D)
         if self.config.embed_twice:
             mixture = self.embeddings.finish(mixture, None, stream)
         return mixture, attended
@@ -271,10 +270,12 @@ class LMHead(nn.Module):
     the demultiplexed vector directly.
     """
 
-    def __init__(self, *, hidden_size: int, vocab_size: int, activation: str, layer_norm_eps: float) -> None:
+    def __init__(
+        self, *, input_size: int, hidden_size: int, vocab_size: int, activation: str, layer_norm_eps: float
+    ) -> None:
         super().__init__()
         self.transform = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), ACT2FN[activation], nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+            nn.Linear(input_size, hidden_size), ACT2FN[activation], nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         )
         self.decoder = nn.Linear(hidden_size, vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -289,6 +290,7 @@ class LMHead(nn.Module):
 
 def _build_lm_head(config: PrumuxConfig) -> LMHead:
     return LMHead(
+        input_size=config.dense_hidden_size if config.is_multiplexed else config.hidden_size,
         hidden_size=config.dense_hidden_size,
         vocab_size=config.vocab_size,
         activation=config.hidden_act,

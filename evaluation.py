@@ -1,0 +1,75 @@
+"""Accuracy, size and speed of a model beside a dense baseline: python evaluation.py TASK SPARSITY N."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message}; see python evaluation.py --help\n")
+
+
+def parse() -> argparse.Namespace:
+    env = os.environ.get
+    out = env("OUTPUT_DIR") or str(Path(__file__).resolve().parent / "out")
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("task", nargs="?", metavar="TASK", help="a GLUE task, toy, toy-nli; any name with --validation_file")
+    add("sparsity", nargs="?", type=float, metavar="SPARSITY", help="target sparsity, 0 to 0.99")
+    add("num_instances", nargs="?", type=int, metavar="N", help="inputs multiplexed into one")
+    add("--model", metavar="PATH", help="evaluate this folder instead of searching OUTPUT_DIR")
+    add("--output_dir", default=out, help="where models are searched (default out in the project)")
+    add("--data_dir", default=env("DATA_DIR"), help="the task in GLUE's own files instead of from the hub")
+    add("--train_file", default=env("TRAIN_FILE"), help="your own CSV, TSV or JSON")
+    add("--validation_file", default=env("VALIDATION_FILE"), help="your own CSV, TSV or JSON")
+    add("--batch_size", type=int, default=128, help="groups in a batch, rows / N (default 128)")
+    add("--max_seq_length", type=int, default=128, help="tokens (default 128)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default float32")
+    add("--device", help="cpu, cuda, cuda:1 ... (default cuda if there is one)")
+    add("--compile", action="store_true", help="time torch.compile(model)")
+    add("--dynamic_padding", action="store_true", help="for accuracy pad to each batch's longest row only")
+    add("--num_groupings", type=int, default=1, help="average accuracy over so many groupings (default 1)")
+    add("--repeats", type=int, default=5, help="timed repeats (default 5)")
+    add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")
+    add(
+        "--baseline",
+        metavar="PATH_OR_CONFIG",
+        help="a dense model's folder, or a config for random weights (default OUTPUT_DIR/TASK/dense/best if "
+        "that has the model's shape, else random weights in that shape)",
+    )
+    add("--json", metavar="PATH", help="result file (default evaluation.json beside the model)")
+    args = parser.parse_args()
+    if args.model is None and None in (args.task, args.sparsity, args.num_instances):
+        parser.error("give TASK SPARSITY N, or TASK --model PATH")
+    if args.sparsity is not None and not 0 <= args.sparsity <= 0.99:
+        parser.error(f"sparsity {args.sparsity:g} is outside [0, 0.99]")
+    for name in ("num_instances", "batch_size", "max_seq_length", "num_groupings", "repeats"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"{name} is {getattr(args, name)}: give 1 or more")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    from prumux.evaluation.report import Settings, evaluate_checkpoint, report_path
+    from prumux.reports.provenance import provenance, write_json
+    from prumux.reports.tables import format_report
+
+    options = vars(args)
+    target = options.pop("json")
+    settings = Settings(**{name: options.pop(name) for name in Settings.__dataclass_fields__})
+    report = evaluate_checkpoint(settings=settings, **options)
+    report["provenance"] = provenance(settings.seed)
+    print(format_report(report))
+    print(f"written: {write_json(target or report_path(report), report)}")
+
+
+if __name__ == "__main__":
+    arguments = parse()  # before the heavy imports: --help and wrong arguments answer at once
+    from prumux.errors import guard
+
+    guard(lambda: main(arguments))

@@ -1,0 +1,171 @@
+"""Loads the model to evaluate and its dense baseline; a broken folder is a UserError."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prumux.errors import UserError
+from prumux.evaluation.locate import shown
+from prumux.evaluation.throughput import instances
+
+logger = logging.getLogger(__name__)
+
+DENSE_SPARSITY = 0.005  # below this a model counts as not pruned
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate: its name in the table, its tokenizer (None: not trained) and its folder."""
+
+    name: str
+    model: torch.nn.Module
+    tokenizer: Any = None
+    path: str | None = None
+
+
+def load_model(path: str | Path, name: str | None = None) -> Candidate:
+    """A trained model and its tokenizer from a folder with config.json and safetensors.
+
+    Raises:
+        UserError: no such folder, a broken or incomplete file, or no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    model, missing = _load_weights(path)
+    if missing:
+        raise UserError(
+            f"{shown(path)} has no weights for {missing[0]}: finetune it first, or name another --model"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"no tokenizer in {shown(path)}: copy the files of its training run there") from error
+    name = name or method(instances(model), size(model)["sparsity"])
+    return Candidate(name, model, tokenizer, str(shown(path)))
+
+
+def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: int) -> Candidate:
+    """The dense model that a speedup refers to.
+
+    Args:
+        baseline: a model's folder, or a config (JSON file, or folder without weights) for random weights.
+            None takes ``dense`` if there is such a model and it has the unpruned shape of ``measured``, else
+            random weights in that shape. A folder whose classifier isn't trained gives throughput only.
+        measured: the evaluated model; it is its own baseline when the folders are the same.
+
+    Raises:
+        UserError: the baseline can't be read or is multiplexed.
+    """
+    shape = dense_config(measured.model.config)
+    if baseline is None and (dense / "config.json").is_file():
+        if _same_shape(_read_config(dense), shape):
+            baseline = str(dense)
+        else:
+            logger.warning("%s has another shape than the evaluated model: not the baseline", shown(dense))
+    if baseline is None:
+        return Candidate("dense (random weights)", _random_model(shape, seed))
+    path = Path(baseline)
+    if measured.path and path.exists() and path.resolve() == Path(measured.path).resolve():
+        return measured
+    config = _read_config(path)
+    if getattr(config, "num_instances", 1) != 1:
+        raise UserError(f"baseline {shown(path)} mixes {config.num_instances} inputs: name a model with N=1")
+    if path.is_file() or not any(path.glob("*.safetensors")):
+        return Candidate(
+            f"dense ({path.stem}, random weights)", _random_model(config, seed), path=shown(path)
+        )
+    model, missing = _load_weights(path)
+    if missing:
+        return Candidate("dense (untrained head)", model, path=shown(path))
+    return load_model(path, name="dense")
+
+
+def dense_config(config: Any) -> Any:
+    """The configuration of the same encoder before pruning, without multiplexing."""
+    if not hasattr(config, "num_instances"):
+        return config
+    fields = config.to_dict() | {
+        "num_instances": 1,
+        "hidden_size": config.dense_hidden_size,
+        "kept_hidden": None,
+        "kept_heads": None,
+        "kept_intermediate": None,
+    }
+    return type(config)(**fields)
+
+
+def method(num_instances: int, sparsity: float) -> str:
+    """The paper's name of a point (N, s): dense, CoFi (pruned), DataMUX (multiplexed) or PruMUX (both)."""
+    if sparsity < DENSE_SPARSITY:
+        return "dense" if num_instances == 1 else "DataMUX"
+    return "CoFi" if num_instances == 1 else "PruMUX"
+
+
+def size(model: torch.nn.Module) -> dict[str, Any]:
+    """``parameters, parameters_without_embeddings, sparsity`` as they are in the model."""
+    from prumux.pruning.accounting import model_size
+
+    counted = model_size(model)
+    return {
+        "sparsity": counted.sparsity,
+        "parameters": counted.total,
+        "parameters_without_embeddings": counted.without_embeddings,
+    }
+
+
+def _load_weights(path: str | Path) -> tuple[torch.nn.Module, list[str]]:
+    """The model of a folder in float32, and the names of the weights that its file lacks."""
+    from transformers import AutoModelForSequenceClassification
+
+    _read_config(path)
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    except Exception as error:  # safetensors, transformers and huggingface_hub each raise their own kinds
+        raise _unreadable(path, error) from error
+    return model, sorted(info["missing_keys"])
+
+
+def _read_config(path: str | Path) -> Any:
+    """The configuration of a model's folder or of a JSON file."""
+    from transformers import AutoConfig
+
+    import prumux  # noqa: F401  (registers its configuration)
+
+    path = Path(path)
+    file = path if path.is_file() else path / "config.json"
+    if not file.is_file():
+        raise UserError(f"no model in {shown(path)} (no config.json): check the path")
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        return AutoConfig.for_model(**{"model_type": "prumux", **fields})
+    except Exception as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    cause = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"can't load {shown(path)} ({cause[0][:200]}): the file is damaged or incomplete, create it again"
+    )
+
+
+def _same_shape(config: Any, shape: Any) -> bool:
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return all(getattr(config, name, None) == getattr(shape, name, None) for name in names)
+
+
+def _random_model(config: Any, seed: int) -> torch.nn.Module:
+    """A model with random weights; the global random state stays as it was."""
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_config(config)

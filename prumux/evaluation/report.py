@@ -1,0 +1,188 @@
+"""One evaluation: parameters, accuracy and, measured side by side, throughput of models and a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prumux.errors import UserError
+from prumux.evaluation.load import Candidate, load_baseline, load_model, method, size
+from prumux.evaluation.locate import check_triple, locate, read_run, shown
+from prumux.evaluation.predict import evaluate
+from prumux.evaluation.throughput import (
+    check_length,
+    instances,
+    measure_throughput,
+    resolve_device,
+    resolve_dtype,
+)
+
+if TYPE_CHECKING:
+    from prumux.data.loading import TaskData
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are evaluated; the defaults are the paper's protocol (batch 128*N, inputs padded to 128
+    tokens).
+
+    Attributes:
+        batch_size: groups in a batch (rows / N). max_seq_length: tokens. dynamic_padding: pad each batch of
+        the development set to its longest row instead; the throughput is at max_seq_length anyway.
+        num_groupings: see ``evaluate``. repeats: timed repeats. dtype, device: of accuracy and throughput.
+            compile: of throughput.
+    """
+
+    batch_size: int = 128
+    max_seq_length: int = 128
+    dtype: str = "float32"
+    device: str | None = None
+    compile: bool = False
+    dynamic_padding: bool = False
+    num_groupings: int = 1
+    repeats: int = 5
+    seed: int = 0
+
+
+def evaluate_candidates(
+    candidates: Sequence[Candidate], data: TaskData, settings: Settings, baseline: str
+) -> dict[str, Any]:
+    """Evaluate models on one task in one run.
+
+    The models are moved to the settings' device and dtype.
+
+    Args:
+        candidates: models with names of their own.
+        data: the task, not tokenized (each model has its tokenizer and its label order).
+        baseline: name of the candidate that the speedups refer to.
+
+    Returns:
+        ``task, main_metric, baseline, settings, rows``; a row has ``model, path, method, num_instances,
+        sparsity, parameters, parameters_without_embeddings, metrics, score`` (the main metric; None without
+        training), ``score_std``, the keys of ``measure_throughput`` and ``speedup``.
+    """
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    rows: list[dict[str, Any]] = []
+    for candidate in candidates:
+        check_length(candidate.model, settings.max_seq_length)
+        counted = size(candidate.model)
+        model = candidate.model.to(device=device, dtype=dtype)
+        metrics = _metrics(candidate, data, settings)
+        rows.append(
+            {
+                "model": candidate.name,
+                "path": candidate.path,
+                "method": method(instances(model), counted["sparsity"]),
+                "num_instances": instances(model),
+                **counted,
+                "metrics": metrics,
+                "score": metrics.get(data.main_metric),
+                "score_std": metrics.get(f"{data.main_metric}_std"),
+            }
+        )
+    measured = measure_throughput(
+        {candidate.name: candidate.model for candidate in candidates},
+        batch_per_instance=settings.batch_size,
+        length=settings.max_seq_length,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        dtype=dtype,
+        device=device,
+        compile=settings.compile,
+    )
+    reference = next(row["examples_per_second"] for row in measured if row["model"] == baseline)
+    for row, speed in zip(rows, measured, strict=True):
+        row |= speed | {"speedup": speed["examples_per_second"] / reference}
+    return {
+        "task": data.name,
+        "main_metric": data.main_metric,
+        "baseline": baseline,
+        "settings": asdict(settings) | {"device": str(device)},
+        "rows": rows,
+    }
+
+
+def evaluate_checkpoint(
+    task: str | None,
+    sparsity: float | None,
+    num_instances: int | None,
+    settings: Settings,
+    *,
+    model: str | None = None,
+    baseline: str | None = None,
+    output_dir: str | Path = "out",
+    data_dir: str | None = None,
+    train_file: str | None = None,
+    validation_file: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate the model of a triple, or the one in the folder ``model``, against a dense baseline.
+
+    Args:
+        task: its name; None reads it from the run.json beside ``model``.
+        sparsity, num_instances: the triple; with ``model`` optional, ``num_instances`` is then checked
+            against it.
+        baseline: see :func:`load_baseline`.
+
+    Returns:
+        As :func:`evaluate_candidates`, the evaluated model's row last.
+    """
+    from prumux.data.loading import load_task
+
+    check_triple(sparsity, num_instances)
+    task = _task_name(task, model, own_files=validation_file is not None)
+    path = Path(model) if model else locate(task, sparsity, num_instances, output_dir).path
+    loaded = load_model(path)
+    own = instances(loaded.model)
+    if num_instances not in (None, own):
+        raise UserError(
+            f"{shown(path)} was trained with N={own}, not N={num_instances}: give {own} or another model"
+        )
+    candidates = [loaded]
+    dense = load_baseline(baseline, loaded, Path(output_dir) / task / "dense" / "best", settings.seed)
+    if dense is not loaded:
+        candidates.insert(0, dense)
+    data = load_task(task, data_dir=data_dir, train_file=train_file, validation_file=validation_file)
+    return evaluate_candidates(candidates, data, settings, baseline=dense.name)
+
+
+def report_path(report: dict[str, Any]) -> Path:
+    """Where a report goes by default: RUN/evaluation.json for RUN/best, else into the model's folder."""
+    path = Path(report["rows"][-1]["path"])
+    return (path.parent if path.name == "best" else path) / "evaluation.json"
+
+
+def _task_name(task: str | None, model: str | None, own_files: bool) -> str:
+    """The task's canonical name, or as given for the user's own files."""
+    from prumux.data.tasks import get_task
+
+    task = task or (read_run(model).get("task") if model else None)
+    if not task:
+        raise UserError("no task: give TASK SPARSITY N, or TASK --model PATH")
+    try:
+        return get_task(task).name
+    except UserError:
+        if own_files:
+            return task
+        raise
+
+
+def _metrics(candidate: Candidate, data: TaskData, settings: Settings) -> dict[str, float]:
+    from prumux.data.loading import tokenize
+
+    if candidate.tokenizer is None:
+        return {}
+    config = candidate.model.config
+    labels = None if data.label_names is None else config.label2id
+    return evaluate(
+        candidate.model,
+        tokenize(data, candidate.tokenizer, settings.max_seq_length, labels),
+        candidate.tokenizer,
+        batch_size=settings.batch_size * instances(candidate.model),
+        num_groupings=settings.num_groupings,
+        seed=settings.seed,
+        pad_to_length=None if settings.dynamic_padding else settings.max_seq_length,
+        num_instances=instances(candidate.model),
+    )

@@ -1,0 +1,90 @@
+"""`snap`: evaluation masks whose true sparsity is within epsilon of the target, by the gates' own order of importance."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prumux.errors import UserError
+from prumux.pruning.accounting import sparsity
+from prumux.pruning.l0 import L0Gates, soft_value
+from prumux.pruning.masks import Masks
+
+SHIFT_RANGE = 30.0  # log alpha plus or minus this keeps everything or removes everything
+BISECTIONS = 40
+
+
+def evaluation_masks(gates: L0Gates, target: float, epsilon: float) -> tuple[Masks, bool]:
+    """The gates' evaluation masks, moved to the target sparsity when they miss it by more than ``epsilon``.
+
+    Returns:
+        The masks and whether they had to be moved.
+
+    Raises:
+        UserError: no structure within reach has the target sparsity.
+    """
+    masks = gates.deterministic()
+    if abs(sparsity(gates.config, masks) - target) <= epsilon:
+        return masks, False
+    return snap(gates, target, epsilon), True
+
+
+def snap(gates: L0Gates, target: float, epsilon: float) -> Masks:
+    """Move all gates by one common shift until the target is bracketed, then remove single units up to it."""
+    low, high = -SHIFT_RANGE, SHIFT_RANGE  # sparsity falls as the shift grows
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if sparsity(gates.config, gates.deterministic(middle)) > target:
+            low = middle
+        else:
+            high = middle
+    masks = gates.deterministic(high)
+    config = gates.config
+    for unit in _removal_order(gates, masks, gates.deterministic(low)):
+        reached = sparsity(config, masks)
+        if target - epsilon <= reached and (reached >= target or abs(reached - target) <= epsilon / 2):
+            break
+        candidate = _without(masks, unit)
+        if sparsity(config, candidate) <= target + epsilon:
+            masks = candidate
+    reached = sparsity(config, masks)
+    if abs(reached - target) > epsilon:
+        families = ", ".join(gates.log_alpha)
+        raise UserError(
+            f"no structure within {epsilon:g} of sparsity {target:g} can be formed by removing {families} "
+            f"(nearest: {reached:.3f}): raise --sparsity_epsilon or add families to --pruning_type"
+        )
+    return masks
+
+
+def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[str, tuple[int, ...]]]:
+    """Units to try to remove, least important first.
+
+    First those that the shift on the sparser side of the target removes, then all fine units.
+    """
+    first: list[tuple[float, str, tuple[int, ...]]] = []
+    then: list[tuple[float, str, tuple[int, ...]]] = []
+    for family, value in kept.items():
+        score = soft_value(gates.log_alpha[family].detach())
+        gone = getattr(sparser, family) == 0
+        for index in (value != 0).nonzero().tolist():
+            unit = (score[tuple(index)].item(), family, tuple(index))
+            if gone[tuple(index)]:
+                first.append(unit)
+            elif family in ("intermediate", "head"):
+                then.append(unit)
+
+    return [(family, index) for _, family, index in sorted(first) + sorted(then)]
+
+
+def _without(masks: Masks, unit: tuple[str, tuple[int, ...]]) -> Masks:
+    family, index = unit
+
+    def zeroed(value: Tensor) -> Tensor:
+        value = value.clone()
+        value[index] = 0.0
+        return value
+
+    values = dict(masks.items())
+    return Masks(**{name: zeroed(value) if name == family else value for name, value in values.items()})
+
+
