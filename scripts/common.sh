@@ -193,7 +193,7 @@ common_arguments() {
   [ -z "${DATA_DIR:-}" ] || ARGS+=(--data_dir "$DATA_DIR")
   [ -z "${TRAIN_FILE:-}" ] || ARGS+=(--train_file "$TRAIN_FILE")
   [ -z "${VALIDATION_FILE:-}" ] || ARGS+=(--validation_file "$VALIDATION_FILE")
-  [ -z "${EPOCHS:-}" ] || ARGS+=(--num_train_epochs "$EPOCHS")
+  [ -z "${EPOCHS:-}" ] || ARGS+=(--num_train_epochs "$EPOCHS" --max_steps -1) # a recipe may count in steps
   [ -z "${BATCH_SIZE:-}" ] || ARGS+=(--per_device_train_batch_size $((BATCH_SIZE * N)))
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
 }

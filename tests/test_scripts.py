@@ -16,7 +16,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((PROJECT / "scripts").glob("*.sh"))
 
 
-def bash(*command: object, cwd: Path | None = None, shell: str = "bash", **env: str) -> subprocess.CompletedProcess[str]:
+def bash(
+    *command: object, cwd: Path | None = None, shell: str = "bash", **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a clean environment, by default as a dry run."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(
@@ -122,11 +124,18 @@ def test_every_argument_is_positional() -> None:
 
 def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> None:
     calls = planned(bash(script("run_PruMUX_FT.sh"), OUTPUT_DIR=str(tmp_path), EPOCHS="3"))
-    assert [call["--setting"] for call in calls] == ["retrieval_pretraining", "finetuning", "pruning", "finetuning"]
+    assert [call["--setting"] for call in calls] == [
+        "retrieval_pretraining",
+        "finetuning",
+        "pruning",
+        "finetuning",
+    ]
     assert {call["--task_name"] for call in calls} == {"toy"}
     # each phase starts where the one before ends
     outputs = [call["--output_dir"] for call in calls]
-    assert [call.get("--model_name_or_path") for call in calls[1:]] == [f"{output}/best" for output in outputs[:-1]]
+    assert [call.get("--model_name_or_path") for call in calls[1:]] == [
+        f"{output}/best" for output in outputs[:-1]
+    ]
     assert calls[0]["--config_name"] == str(PROJECT / "configs/models/toy.json")
     assert [call.get("--num_train_epochs") for call in calls] == [None, None, None, "3"]
     (tmp_path / "toy/mux_2/best").mkdir(parents=True)
@@ -138,7 +147,11 @@ def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> 
 def test_the_embedded_task_without_multiplexing(tmp_path: Path) -> None:
     baseline, pruning = planned(bash(script("run_PruMUX.sh"), "toy", "0.6", "1", OUTPUT_DIR=str(tmp_path)))
     assert baseline["--setting"] == "baseline"
-    assert pruning["--distillation_path"] == str(tmp_path / "toy/dense/best") == baseline["--output_dir"] + "/best"
+    assert (
+        pruning["--distillation_path"]
+        == str(tmp_path / "toy/dense/best")
+        == baseline["--output_dir"] + "/best"
+    )
 
 
 def test_the_teacher_is_ours_before_the_authors(tmp_path: Path) -> None:
@@ -191,7 +204,18 @@ def test_environment_overrides() -> None:
 def test_run_glue_as_in_datamux() -> None:
     done = bash(
         *(script("run_glue.sh"), "-N", "2", "-d", "index", "-m", "gaussian_hadamard", "-s", "finetuning"),
-        *("--config_name", "c.json", "--lr", "5e-5", "--task", "mnli", "--model_path", "m", "--batch_size", "24"),
+        *(
+            "--config_name",
+            "c.json",
+            "--lr",
+            "5e-5",
+            "--task",
+            "mnli",
+            "--model_path",
+            "m",
+            "--batch_size",
+            "24",
+        ),
         *("--learn_muxing", "--do_train", "--", "--bf16"),
         shell="sh",
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from prumux.errors import UserError
 from prumux.evaluation.locate import shown
@@ -17,6 +19,15 @@ from prumux.evaluation.throughput import instances
 logger = logging.getLogger(__name__)
 
 DENSE_SPARSITY = 0.005  # below this a model counts as not pruned
+BROKEN_FOLDER = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,10 @@ def size(model: torch.nn.Module) -> dict[str, Any]:
     """``parameters, parameters_without_embeddings, sparsity`` as they are in the model."""
     from prumux.pruning.accounting import model_size
 
+    if not hasattr(model.config, "num_instances"):  # a baseline of another library
+        total = sum(tensor.numel() for tensor in model.parameters())
+        tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
+        return {"sparsity": 0.0, "parameters": total, "parameters_without_embeddings": total - tables}
     counted = model_size(model)
     return {
         "sparsity": counted.sparsity,
@@ -122,14 +137,22 @@ def size(model: torch.nn.Module) -> dict[str, Any]:
 def _load_weights(path: str | Path) -> tuple[torch.nn.Module, list[str]]:
     """The model of a folder in float32, and the names of the weights that its file lacks."""
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as progress
 
     _read_config(path)
+    verbosity, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
+    progress.set_verbosity_error()  # what is missing becomes one line here instead of a table
+    progress.disable_progress_bar()
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
-    except Exception as error:  # safetensors, transformers and huggingface_hub each raise their own kinds
+    except BROKEN_FOLDER as error:
         raise _unreadable(path, error) from error
+    finally:
+        progress.set_verbosity(verbosity)
+        if bars:
+            progress.enable_progress_bar()
     return model, sorted(info["missing_keys"])
 
 
@@ -146,7 +169,7 @@ def _read_config(path: str | Path) -> Any:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         return AutoConfig.for_model(**{"model_type": "prumux", **fields})
-    except Exception as error:
+    except BROKEN_FOLDER as error:
         raise _unreadable(file, error) from error
 
 

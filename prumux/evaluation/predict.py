@@ -55,8 +55,8 @@ def predict_logits(
             ``.logits`` [rows, C].
         dataset: tokenized rows (``dataset[i]`` is a feature dictionary).
         collator: groups and pads a list of rows; filled rows come last.
-        batch_size: rows in one forward pass, rounded up to whole groups of N, so that a row's neighbours
-            don't depend on it.
+        batch_size: rows in one forward pass, rounded up to whole groups of N, so that the neighbours in a
+            full group don't depend on it.
         order: the order in which rows are taken (a permutation of the row numbers); it decides the
             neighbours.
         progress: show a progress bar.

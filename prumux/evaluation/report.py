@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How models are evaluated; the defaults are the paper's protocol (batch 128*N, inputs padded to 128
-    tokens).
+    """How models are evaluated; the defaults are the paper's protocol (batch 128*N, 128 tokens).
 
     Attributes:
-        batch_size: groups in a batch (rows / N). max_seq_length: tokens. dynamic_padding: pad each batch of
-        the development set to its longest row instead; the throughput is at max_seq_length anyway.
-        num_groupings: see ``evaluate``. repeats: timed repeats. dtype, device: of accuracy and throughput.
-            compile: of throughput.
+        batch_size: groups in a batch (rows / N). max_seq_length: tokens.
+        dtype, device: of accuracy and throughput. compile: of throughput.
+        dynamic_padding: for accuracy, pad each batch to its longest row only.
+        num_groupings: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
     """
 
     batch_size: int = 128
@@ -63,6 +62,7 @@ def evaluate_candidates(
         sparsity, parameters, parameters_without_embeddings, metrics, score`` (the main metric; None without
         training), ``score_std``, the keys of ``measure_throughput`` and ``speedup``.
     """
+    assert len({candidate.name for candidate in candidates}) == len(candidates), "names must differ"
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
     rows: list[dict[str, Any]] = []
@@ -130,8 +130,10 @@ def evaluate_checkpoint(
         As :func:`evaluate_candidates`, the evaluated model's row last.
     """
     from prumux.data.loading import load_task
+    from prumux.data.tasks import TASKS
 
     check_triple(sparsity, num_instances)
+    resolve_dtype(settings.dtype, resolve_device(settings.device))  # before anything is loaded
     task = _task_name(task, model, own_files=validation_file is not None)
     path = Path(model) if model else locate(task, sparsity, num_instances, output_dir).path
     loaded = load_model(path)
@@ -143,9 +145,17 @@ def evaluate_checkpoint(
     candidates = [loaded]
     dense = load_baseline(baseline, loaded, Path(output_dir) / task / "dense" / "best", settings.seed)
     if dense is not loaded:
+        if dense.name == loaded.name:
+            candidates = [replace(loaded, name=f"{loaded.name} (evaluated)")]
         candidates.insert(0, dense)
-    data = load_task(task, data_dir=data_dir, train_file=train_file, validation_file=validation_file)
-    return evaluate_candidates(candidates, data, settings, baseline=dense.name)
+    data = load_task(
+        task if task in TASKS else None,
+        data_dir=data_dir,
+        train_file=train_file,
+        validation_file=validation_file,
+        splits=("validation",),
+    )
+    return evaluate_candidates(candidates, replace(data, name=task), settings, baseline=dense.name)
 
 
 def report_path(report: dict[str, Any]) -> Path:

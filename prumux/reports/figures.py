@@ -14,21 +14,13 @@ if TYPE_CHECKING:
 
 # method -> marker, line, colour: told apart by shape and line alone, and by lightness when printed in grey
 STYLES = {
-    "dense": {"marker": "*", "linestyle": "none", "color": "black", "markersize": 13},
+    "dense": {"marker": "*", "linestyle": "none", "color": "black", "markersize": 12},
     "CoFi": {"marker": "s", "linestyle": "--", "color": "#08519c", "markersize": 7},
     "DataMUX": {"marker": "^", "linestyle": ":", "color": "#e6850e", "markersize": 8},
     "PruMUX": {"marker": "o", "linestyle": "-", "color": "#238b45", "markersize": 7},
 }
-LABEL_OFFSETS = [
-    (6, 6),
-    (6, -13),
-    (-6, 6),
-    (-6, -13),
-    (6, 18),
-    (6, -25),
-    (-6, 18),
-    (-6, -25),
-]  # points, by preference
+# where a label may be, in points from its marker, by preference: to the right, to the left, further off
+LABEL_OFFSETS = [(x, y) for far in (0, 12, 24) for y in (6 + far, -14 - far) for x in (7 + far, -7 - far)]
 
 
 def pareto_frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -66,12 +58,13 @@ def plot_frontier(
         raise UserError("nothing to plot: no row has both a score and a speedup")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
-    figure = Figure(figsize=(7.0, 4.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.0, 5.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     frontier = pareto_frontier(_point(row) for row in drawn)
-    axes.plot(*zip(*frontier, strict=True), color="0.8", linewidth=7, zorder=1, label="Pareto frontier")
+    axes.plot(*zip(*frontier, strict=True), color="0.8", linewidth=7, zorder=0.9, label="Pareto frontier")
     for method, style in STYLES.items():
         points = [_point(row) for row in drawn if row["method"] == method]
         if points:
@@ -88,12 +81,14 @@ def plot_frontier(
     speedups = [row["speedup"] for row in drawn]
     if max(speedups) > 12 * min(speedups):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.12, y=0.15)
     axes.invert_xaxis()
     axes.set_xlabel(f"{metric} on the development set (%)")
     axes.set_ylabel("speedup over the dense model (x, examples/s)")
     axes.set_title(title or "")
-    axes.grid(True, color="0.9")
+    axes.grid(True, color="0.92")
+    axes.set_axisbelow(True)
     axes.legend(loc="best")
     figure.canvas.draw()  # fixes the axes, so that labels can be placed
     _label(axes, drawn)
@@ -107,25 +102,31 @@ def _point(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _label(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write (N, s) at each point, at the first place where it covers no other label or marker."""
-    taken = [axes.get_legend().get_window_extent()] if axes.get_legend() else []
+    """Write (N, s) beside each point, at the first place inside the axes that covers no label or marker."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
     marks = [axes.transData.transform(_point(row)) for row in rows]
+    taken = [Bbox([mark - 10, mark + 10]) for mark in marks]  # pixels
+    taken.append(axes.get_legend().get_window_extent())
     for row in rows:
         text = axes.annotate(
             f"({row['num_instances']}, {row['sparsity']:.2f})",
             _point(row),
-            xytext=(0, 0),
+            xytext=LABEL_OFFSETS[0],
             textcoords="offset points",
             fontsize=8,
             zorder=4,
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
-        box = None
-        for dx, dy in LABEL_OFFSETS:
-            text.set_position((dx, dy))
-            text.set_horizontalalignment("left" if dx > 0 else "right")
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) and not any(
-                box.contains(*mark) for mark in marks
-            ):
+        for x, y in LABEL_OFFSETS:
+            text.set_position((x, y))
+            text.set_horizontalalignment("left" if x > 0 else "right")
+            text.update_positions(axes.figure.canvas.get_renderer())
+            box = Text.get_window_extent(text)
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)

@@ -59,6 +59,22 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def format_run(record: Mapping[str, Any]) -> str:
+    """What a training or evaluation run of run_glue.py gave, in lines of ``name: value``."""
+    metrics = {name: value for name, value in record["metrics"].items() if name != "step"}
+    shown = {
+        "task": record["task"],
+        "setting": record["setting"],
+        "inputs per mixture (N)": record["num_instances"],
+        "sparsity": f"{record['sparsity']:.4f}",
+        "parameters": f"{record['parameters']:,} ({record['parameters_without_embeddings']:,} without embeddings)",
+        **{name: f"{value:.4f}" for name, value in metrics.items()},
+        "seconds": record["seconds"],
+    }
+    width = max(len(name) for name in shown) + 2
+    return "\n".join(f"{name + ':':<{width}}{value}" for name, value in shown.items())
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     score = _number(row.get("score"), ".3f")
     if row.get("score_std"):

@@ -1,0 +1,405 @@
+"""Text and label names of a task, from the hub, GLUE's own files, the user's files or the grammar; and their tokens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prumux.data import toy
+from prumux.data.tasks import GLUE_HUB_ID, TASKS, Task, get_task
+from prumux.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation")
+FILE_TYPES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+# Text columns looked for in the user's own files, in this order; the label column is one of LABEL_COLUMNS.
+TEXT_COLUMNS = (
+    ("text", "text_pair"),
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("sentence",),
+    ("text",),
+)
+LABEL_COLUMNS = ("label", "labels", "gold_label", "score")
+
+Row = Mapping[str, Any]
+Examples = dict[str, list[Any]]  # columns "text", "text_pair" (pairs only), "label"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows with how to score them.
+
+    Columns are ``text``, ``text_pair`` (pairs only) and ``label`` (a label NAME, or a float for regression); after
+    :func:`tokenize` they are ``input_ids``, ``attention_mask``, ``token_type_ids``, ``labels`` and ``length``.
+    """
+
+    name: str
+    train: Dataset | None
+    validation: Dataset | None
+    label_names: list[str] | None  # None: regression
+    metrics: tuple[str, ...]
+    main_metric: str
+
+
+def load_task(
+    task_name: str | None = None,
+    data_dir: str | Path | None = None,
+    train_file: str | Path | None = None,
+    validation_file: str | Path | None = None,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> TaskData:
+    """The rows of a task.
+
+    Args:
+        task_name: a name of :data:`prumux.data.tasks.TASKS`; may be left out when files are given.
+        data_dir: folder of GLUE's own files, or the folder above it (``glue`` for ``glue/SST-2/train.tsv``); without
+            it GLUE comes from the hub.
+        train_file, validation_file: the user's own .csv, .tsv, .json or .jsonl files with a text column (or two), see
+            :data:`TEXT_COLUMNS`, and a label column; with ``task_name`` its columns, labels and metrics hold.
+        max_train_samples, max_eval_samples: only the first rows.
+        splits: which splits must be there; of the user's files those given are read.
+
+    Raises:
+        UserError: unknown task, missing file or column, unknown label, no rows, hub out of reach.
+    """
+    task = None if task_name is None else get_task(task_name)
+    limits = {"train": max_train_samples, "validation": max_eval_samples}
+    for split, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise UserError(
+                f"at most {limit} {split} rows asked for: give at least 1, or leave the limit out"
+            )
+    files = {"train": train_file, "validation": validation_file}
+    if given := {split: Path(path) for split, path in files.items() if path is not None}:
+        if data_dir is not None:
+            raise UserError(
+                "--data_dir and --train_file/--validation_file exclude each other: give one of them"
+            )
+        examples = {split: _read_own_file(path, task) for split, path in given.items()}
+        sources = {split: str(path) for split, path in given.items()}
+    elif task is None:
+        raise UserError(
+            f"no data named: give --task_name (one of {', '.join(TASKS)}) or --train_file and --validation_file"
+        )
+    else:
+        examples = {split: _read_split(task, split, data_dir) for split in splits}
+        sources = {split: f"the {split} split of {task.name}" for split in splits}
+    for split, columns in examples.items():
+        examples[split] = {name: values[: limits[split]] for name, values in columns.items()}
+        if not columns["label"]:
+            raise UserError(f"{sources[split]} holds no rows: give data with at least one row")
+    label_names = _settle_labels(task, examples, sources)
+    metrics = task.metrics if task else ("pearson", "spearmanr") if label_names is None else ("accuracy",)
+    return TaskData(
+        name=task.name if task else next(iter(given.values())).stem,
+        train=_dataset(examples.get("train")),
+        validation=_dataset(examples.get("validation")),
+        label_names=label_names,
+        metrics=metrics,
+        main_metric=metrics[0],
+    )
+
+
+def _dataset(columns: Examples | None) -> Dataset | None:
+    from datasets import Dataset
+
+    return None if columns is None else Dataset.from_dict(columns)
+
+
+# ---- sources
+
+
+def _read_split(task: Task, split: str, data_dir: str | Path | None) -> Examples:
+    if not task.is_embedded:
+        return _read_hub(task, split) if data_dir is None else _read_glue_file(task, split, Path(data_dir))
+    if data_dir is not None:
+        raise UserError(f"{task.name} is generated by the package: leave --data_dir out")
+    rows = toy.generate(task.name, split)
+    return {column: [row[column] for row in rows] for column in rows[0]}
+
+
+def _read_hub(task: Task, split: str) -> Examples:
+    from datasets import load_dataset
+
+    hub_split = "train" if split == "train" else task.hub_validation_split
+    try:
+        data = load_dataset(GLUE_HUB_ID, task.hub_config, split=hub_split)
+    except Exception as error:  # the hub's clients raise a dozen unrelated types when it is out of reach
+        raise UserError(
+            f"can't load {task.name} from the hub ({GLUE_HUB_ID}, {type(error).__name__}): check the network, "
+            f"or give --data_dir with GLUE's own files ({task.folder}/{task.train_files[0]})"
+        ) from error
+    labels = data["label"]
+    if task.label_names is not None:
+        names = data.features["label"].names
+        labels = [names[label] for label in labels]
+    columns = dict(zip(("text", "text_pair"), task.text_columns, strict=False))
+    return {ours: list(data[theirs]) for ours, theirs in columns.items()} | {"label": list(labels)}
+
+
+def _read_glue_file(task: Task, split: str, data_dir: Path) -> Examples:
+    names = task.train_files if split == "train" else task.validation_files
+    folders = [data_dir / str(task.folder), data_dir]
+    paths = [folder / name for folder in folders for name in names]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"no {split} file of {task.name} in '{data_dir}': expected '{paths[0]}' (GLUE's own layout); "
+            "correct --data_dir, or leave it out to load from the hub"
+        )
+    rows = _read_tsv(path, task.headerless_columns, skip_malformed=True)
+    return _columns(path, rows, task.file_columns[:-1], task.file_columns[-1])
+
+
+def _read_own_file(path: Path, task: Task | None) -> Examples:
+    if path.suffix.lower() not in FILE_TYPES:
+        raise UserError(f"can't read '{path}': expected a file that ends in {', '.join(FILE_TYPES)}")
+    if not path.is_file():
+        raise UserError(f"no such file: '{path}': correct --train_file or --validation_file")
+    rows = list(_read_any(path))
+    found = set().union(*(row.keys() for _, row in rows[:1]))
+    texts = [task.file_columns[:-1], task.text_columns] if task else []
+    texts += [columns for columns in TEXT_COLUMNS if task is None or len(columns) == len(task.text_columns)]
+    labels = [*(task.file_columns[-1:] if task else ()), *LABEL_COLUMNS]
+    text_columns = next((columns for columns in texts if columns and found.issuperset(columns)), None)
+    label_column = next((column for column in labels if column in found), None)
+    if rows and (text_columns is None or label_column is None):
+        choices = " or ".join(dict.fromkeys("+".join(columns) for columns in texts if columns))
+        wanted = f"a text column ({choices})" if text_columns is None else f"a label column ({labels[0]})"
+        raise UserError(f"'{path}' lacks {wanted}: its columns are {_join(found)}; rename them in the file")
+    return _columns(path, rows, text_columns or (), label_column or "label")
+
+
+def _columns(
+    path: Path, rows: Iterable[tuple[int, Row]], text_columns: Sequence[str], label_column: str
+) -> Examples:
+    """Our columns from numbered rows; every row must have all of them."""
+    theirs = dict(zip(("text", "text_pair"), text_columns, strict=False)) | {"label": label_column}
+    columns: Examples = {ours: [] for ours in theirs}
+    for line, row in rows:
+        for ours, name in theirs.items():
+            if (value := row.get(name)) is None or (ours == "label" and value == ""):
+                if name in row:
+                    raise UserError(f"'{path}' line {line} has no '{name}': fill it in or remove the row")
+                raise UserError(
+                    f"'{path}' lacks the column '{name}' (line {line}): expected {_join(theirs.values())}, found "
+                    f"{_join(map(str, row))}; correct the file or name its task with --task_name"
+                )
+            columns[ours].append(value if ours == "label" else str(value))
+    return columns
+
+
+# ---- file types: (line number, row) pairs
+
+
+def _read_any(path: Path) -> Iterator[tuple[int, Row]]:
+    suffix = path.suffix.lower()
+    if suffix in (".tsv", ".txt"):
+        return _read_tsv(path)
+    return _read_csv(path) if suffix == ".csv" else _read_json(path)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"can't read '{path}' ({error.strerror}): check its permissions") from None
+
+
+def _read_tsv(
+    path: Path, header: Sequence[str] = (), skip_malformed: bool = False
+) -> Iterator[tuple[int, Row]]:
+    """Tab-separated, quotes are plain characters (as in GLUE). ``header`` names the columns of a file without."""
+    lines = _text_of(path).split("\n")
+    skipped = 0
+    for number, line in enumerate(lines, start=1):
+        fields = line.rstrip("\r").split("\t")
+        if not line.strip():
+            continue
+        if not header:
+            header = [name.strip() for name in fields]
+        elif len(fields) >= len(header):
+            yield number, dict(zip(header, fields, strict=False))
+        elif skip_malformed and len(fields) > 1:  # the published QQP has such rows
+            skipped += 1
+        else:
+            raise UserError(
+                f"'{path}' line {number} has {len(fields)} of the {len(header)} columns {_join(header)}: "
+                "separate the columns by tabs"
+            )
+    if skipped:
+        logger.warning("skipped %d rows with missing fields in %s", skipped, path)
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    """Comma-separated, quoted as spreadsheets do."""
+    reader = csv.DictReader(_text_of(path).splitlines(keepends=True), strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"'{path}' line {reader.line_num} is not CSV ({error}): quote texts with \"\""
+        ) from None
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
+    """A list of objects, ``{"data": [...]}``, or an object per line."""
+    text = _text_of(path)
+    try:
+        whole = json.loads(text) if path.suffix.lower() == ".json" else None
+    except json.JSONDecodeError:
+        whole = None  # an object per line, or an error told below with its line
+    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+        whole = whole["data"]
+    try:
+        lines = enumerate(text.split("\n"), start=1)
+        items = (
+            enumerate(whole, start=1)
+            if isinstance(whole, list)
+            else ((number, json.loads(line)) for number, line in lines if line.strip())
+        )
+        for number, item in items:
+            if not isinstance(item, dict):
+                raise UserError(
+                    f'\'{path}\' item {number} is not an object: expected {{"text": ..., "label": ...}}'
+                )
+            yield number, item
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"'{path}' is not JSON ({error}): expected a list of objects or one per line"
+        ) from None
+
+
+# ---- labels
+
+
+def _settle_labels(
+    task: Task | None, examples: dict[str, Examples], sources: Mapping[str, str]
+) -> list[str] | None:
+    """Replace the labels in ``examples`` by label names or floats; return the names, None for regression."""
+    first = next(iter(examples.values()))["label"]  # the training labels where there are any
+    if task.is_regression if task else _are_scores(first):
+        for split, columns in examples.items():
+            columns["label"] = [_score(label, sources[split]) for label in columns["label"]]
+        return None
+    names = list(task.label_names or ()) if task else sorted({_name(label) for label in first})
+    known = {name.lower(): name for name in names} | (dict(task.file_labels) if task else {})
+    for split, columns in examples.items():
+        labels = [known.get(_name(label).lower()) for label in columns["label"]]
+        if None in labels:
+            row = labels.index(None)
+            raise UserError(
+                f"unknown label '{columns['label'][row]}' in row {row + 1} of {sources[split]}: expected one of "
+                f"{_join(dict.fromkeys(known))}; correct the label or the task's name"
+            )
+        columns["label"] = labels
+    return names
+
+
+def _name(label: Any) -> str:
+    return str(label).strip()
+
+
+def _are_scores(labels: Sequence[Any]) -> bool:
+    """All numbers, and not all of them whole: "1.0" and 2.5 are scores, "1" and 2 are classes."""
+    try:
+        [float(label) for label in labels]
+    except ValueError:
+        return False
+    return not all(_name(label).lstrip("+-").isdigit() for label in labels)
+
+
+def _score(label: Any, source: str) -> float:
+    try:
+        return float(label)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"the label '{label}' in {source} is not a number: this task predicts a score"
+        ) from None
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+# ---- tokens
+
+
+def tokenize(
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    label2id: Mapping[str, int] | None = None,
+) -> TaskData:
+    """Rows as token ids, not padded, at most ``max_length`` tokens; labels as the model's class numbers.
+
+    Args:
+        data: rows with text, as :func:`load_task` gives them; not modified.
+        tokenizer: its ``model_input_names`` decide whether there are ``token_type_ids``.
+        max_length: tokens per row with the special ones; longer rows are cut.
+        label2id: the model's ``config.label2id``; labels are matched by NAME (then without regard to case), never by
+            position. None: the task's own order.
+
+    Raises:
+        UserError: a label the model doesn't have, or a ``max_length`` without room for text.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if max_length <= special:
+        raise UserError(
+            f"a length of {max_length} tokens leaves no room for text: give at least {special + 1}"
+        )
+    ids = _class_numbers(data, label2id)
+
+    def encode(batch: Examples) -> Examples:
+        encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
+        columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+        columns["labels"] = [label if ids is None else ids[label] for label in batch["label"]]
+        columns["length"] = [len(row) for row in encoded["input_ids"]]
+        return columns
+
+    def mapped(dataset: Dataset | None, split: str) -> Dataset | None:
+        if dataset is None:
+            return None
+        return dataset.map(
+            encode,
+            batched=True,
+            remove_columns=dataset.column_names,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            desc=f"tokenize {split}",
+        )
+
+    return replace(data, train=mapped(data.train, "train"), validation=mapped(data.validation, "validation"))
+
+
+def _class_numbers(data: TaskData, label2id: Mapping[str, int] | None) -> dict[str, int] | None:
+    if data.label_names is None:
+        return None
+    if label2id is None:
+        return {name: number for number, name in enumerate(data.label_names)}
+    any_case = {name.lower(): number for name, number in label2id.items()}
+    ids = {name: label2id.get(name, any_case.get(name.lower())) for name in data.label_names}
+    if unknown := [name for name, number in ids.items() if number is None]:
+        raise UserError(
+            f"the model has no label {_join(unknown)}: {data.name} has {_join(data.label_names)}, the model "
+            f"{_join(label2id)}; take a model of this task or correct label2id in its config.json"
+        )
+    return {name: int(number) for name, number in ids.items() if number is not None}

@@ -1,0 +1,205 @@
+"""Builds or loads a model for a run, and turns everything that can be wrong with a checkpoint into one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from prumux.errors import UserError
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.modeling import PrumuxPreTrainedModel
+
+logger = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
+
+# Settings that a checkpoint's weights depend on: they can't be changed when starting from it.
+FIXED_BY_WEIGHTS = (
+    "num_instances",
+    "muxing_variant",
+    "demuxing_variant",
+    "num_hidden_demux_layers",
+)
+SUPPORTED_TYPES = ("prumux", "bert")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No load reports and bars inside the block: what matters of them becomes one line of our own."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The fields of a JSON file, of a checkpoint folder's ``config.json``, or of a model on the hub.
+
+    Raises:
+        UserError: nothing there, not readable, or an unsupported kind of model.
+    """
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    try:
+        if file.is_file():
+            fields = json.loads(file.read_text(encoding="utf-8"))
+        elif Path(path).is_dir() or str(path).startswith((".", "/", "~")):
+            raise UserError(f"no model in {path}: expected a folder with config.json and model.safetensors")
+        else:
+            fields, _ = PrumuxConfig.get_config_dict(str(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"can't read the model configuration {path} ({_first_line(error)}): expected a folder, a JSON file or the "
+            "name of a model on the hub; check the name and the network"
+        ) from error
+    kind = fields.pop("model_type", "prumux")
+    if kind not in SUPPORTED_TYPES:
+        raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
+    for name in ("architectures", "_name_or_path", "transformers_version", "torch_dtype", "dtype"):
+        fields.pop(name, None)
+    return fields | {"_is_prumux": kind == "prumux"}
+
+
+def build_config(
+    fields: Mapping[str, Any], overrides: Mapping[str, Any], label_names: Sequence[str] | None, *, classifies: bool
+) -> PrumuxConfig:
+    """A configuration from ``fields`` with ``overrides`` and the task's labels (``None``: regression)."""
+    values = {name: value for name, value in fields.items() if name != "_is_prumux"} | dict(overrides)
+    if classifies:
+        names = list(label_names) if label_names is not None else ["score"]
+        values |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        values.pop("num_labels", None)
+    try:
+        return PrumuxConfig(**values)
+    except Exception as error:  # the config's validation raises kinds of its own
+        raise UserError(f"wrong model configuration: {_first_line(error)}") from error
+
+
+def load_model(
+    model_class: type[Model],
+    *,
+    model_path: str | None = None,
+    config_path: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    label_names: Sequence[str] | None = None,
+    classifies: bool = True,
+) -> Model:
+    """A float32 model with the weights of ``model_path``, or random ones in the shape of ``config_path``.
+
+    Args:
+        overrides: configuration values the user asked for.
+        label_names: the task's labels, ``None`` for regression; only used when ``classifies``.
+
+    Raises:
+        UserError: see the message; among others a checkpoint made for another N.
+    """
+    if model_path is None and config_path is None:
+        raise UserError("no model: give --model_name_or_path (weights) or --config_name (random weights)")
+    overrides = dict(overrides or {})
+    fields = read_config(config_path if config_path is not None else str(model_path))
+    if model_path is not None and fields["_is_prumux"] and config_path is None:
+        _check_fixed(model_path, fields, overrides)
+    config = build_config(fields, overrides, label_names, classifies=classifies)
+    if model_path is None:
+        return _construct(model_class, config)
+    _check_labels(model_path, fields, config, classifies)
+    try:
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                model_path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
+        raise UserError(
+            f"can't load the weights of {model_path} ({_first_line(error)}): expected model.safetensors that fits "
+            f"the configuration; the file is missing, damaged or of another shape"
+        ) from error
+    if report["missing_keys"]:
+        logger.info("%s: initialised anew: %s", model_path, ", ".join(sorted(report["missing_keys"])))
+    return model
+
+
+def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the first of ``paths`` that is given.
+
+    Raises:
+        UserError: no path, or none there.
+    """
+    path = next((path for path in paths if path), None)
+    if path is None:
+        raise UserError("no tokenizer: give --tokenizer_name or a --model_name_or_path that has one")
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise UserError(
+            f"can't load a tokenizer from {path} ({_first_line(error)}): give --tokenizer_name with a folder or the "
+            "name of a model on the hub"
+        ) from error
+
+
+def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:
+    try:
+        return model_class(config)
+    except ValueError as error:
+        raise UserError(f"wrong model configuration: {_first_line(error)}") from error
+
+
+def _check_fixed(path: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    defaults = PrumuxConfig()
+    made_for = fields.get("num_instances", 1)
+    for name in FIXED_BY_WEIGHTS:
+        has, wanted = fields.get(name, getattr(defaults, name)), overrides.get(name)
+        if name != "num_instances" and made_for == 1:
+            continue  # a plain encoder has no multiplexer yet
+        if wanted is not None and wanted != has and not (name == "num_instances" and made_for == 1):
+            raise UserError(
+                f"{path} was made with {name} {has}, but {wanted} was asked for: leave --{name} out or name another "
+                "--model_name_or_path"
+            )
+
+
+def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig, classifies: bool) -> None:
+    """A prumux classifier's labels must be the task's, in any order that its own config gives."""
+    stored = fields.get("id2label")
+    if not (classifies and fields["_is_prumux"] and stored) or not _is_classifier(path):
+        return
+    names = [stored[key] for key in sorted(stored, key=int)]
+    wanted = list(config.id2label.values())
+    if names == [f"LABEL_{i}" for i in range(len(names))] and len(names) == len(wanted):
+        return
+    if sorted(names) != sorted(wanted):
+        raise UserError(
+            f"{path} has the labels {', '.join(map(str, names))}, the data has {', '.join(map(str, wanted))}: "
+            "name a model of this task"
+        )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def _is_classifier(path: str) -> bool:
+    from safetensors import safe_open
+
+    file = Path(path) / "model.safetensors"
+    if not file.is_file():
+        return True  # on the hub, or sharded: compare the names
+    try:
+        with safe_open(file, "pt") as weights:
+            return "classifier.weight" in weights.keys()  # noqa: SIM118  (not a dictionary)
+    except Exception:  # damaged: loading says so
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

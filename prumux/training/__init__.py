@@ -1,0 +1,1 @@
+"""The phases: retrieval warm-up, MLM pretraining, finetuning, pruning, finetuning after pruning."""

@@ -1,0 +1,202 @@
+"""The flags of run_glue.py as dataclasses, the recipe files that give their defaults, and their checks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from prumux.data.tasks import get_task
+from prumux.errors import UserError
+from prumux.pruning.distillation import VERSIONS
+from prumux.pruning.l0 import families_of
+
+SETTINGS = ("baseline", "retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning")
+PRETRAINING = ("retrieval_pretraining", "mlm_pretraining")
+SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
+MAX_SPARSITY = 0.99
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and how it multiplexes. What is not given comes from the checkpoint."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Weights to start from: folder or hub name.", "aliases": ["--model_path"]}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Architecture (JSON file); random weights."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
+    num_instances: int | None = field(default=None, metadata={"help": "N, inputs mixed into one sequence."})
+    muxing_variant: str | None = field(
+        default=None, metadata={"help": "gaussian_hadamard, binary_hadamard or random_ortho."}
+    )
+    demuxing_variant: str | None = field(default=None, metadata={"help": "index_pos, index or mlp."})
+    num_hidden_demux_layers: int | None = field(default=None, metadata={"help": "Layers of the index_pos demultiplexer."})
+    gaussian_hadamard_norm: float | None = field(default=None, metadata={"help": "Norm of new multiplexing vectors."})
+    binary_hadamard_epsilon: float | None = field(default=None, metadata={"help": "Overlap of new 0/1 vectors."})
+    learn_muxing: bool | None = field(default=None, metadata={"help": "Train the multiplexing vectors."})
+    retrieval_percentage: float | None = field(default=None, metadata={"help": "Share of positions in retrieval loss."})
+    retrieval_loss_coeff: float | None = field(default=None, metadata={"help": "Weight of the retrieval loss."})
+    task_loss_coeff: float | None = field(default=None, metadata={"help": "Weight of the task loss."})
+    attend_padding: bool | None = field(default=None, metadata={"help": "Attend padding as the authors' models do."})
+    embed_twice: bool | None = field(default=None, metadata={"help": "Second embedding pass over the mixture."})
+
+    NOT_IN_CONFIG = ("model_name_or_path", "config_name", "tokenizer_name")
+
+    def overrides(self) -> dict[str, Any]:
+        """The configuration values that were given."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.NOT_IN_CONFIG}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass
+class DataArguments:
+    """Which data."""
+
+    task_name: str | None = field(default=None, metadata={"help": "GLUE task, toy or toy-nli; a name for your own files."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder in GLUE's file layout instead of the hub."})
+    train_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
+    validation_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    num_groupings: int = field(default=1, metadata={"help": "Groupings over which accuracy is averaged."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens masked in mlm_pretraining."})
+
+
+@dataclass
+class PruningArguments:
+    """Phase, pruning and distillation."""
+
+    setting: str = field(default="finetuning", metadata={"help": f"One of {', '.join(SETTINGS)}."})
+    recipe: str | None = field(default=None, metadata={"help": "YAML file with defaults for these flags, by phase."})
+    groups_per_batch: int | None = field(default=None, metadata={"help": "Batch in groups: groups * N rows per device."})
+    pruning_type: str = "structured_heads+structured_mlp+hidden+layer"
+    target_sparsity: float = field(default=0.6, metadata={"help": "Share of the encoder's parameters to remove."})
+    sparsity_epsilon: float = 0.01
+    prepruning_finetune_epochs: float = field(default=0, metadata={"help": "Epochs before the gates are used."})
+    lagrangian_warmup_epochs: float = field(default=2, metadata={"help": "Epochs in which the target rises."})
+    reg_learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of gates and multipliers."})
+    droprate_init: float = 0.5
+    freeze_embeddings: bool = field(default=False, metadata={"help": "Don't train the embedding layer."})
+    distillation_path: str | None = field(
+        default=None,
+        metadata={"help": "Teacher. In pruning default: the starting checkpoint.", "aliases": ["--teacher"]},
+    )
+    distill_temp: float = 2.0
+    distill_layer_loss_alpha: float = 0.9
+    distill_ce_loss_alpha: float = 0.1
+    layer_distill_version: int = 4
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see --help")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All flags of one run."""
+
+    model: ModelArguments
+    data: DataArguments
+    pruning: PruningArguments
+    training: TrainingArguments
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Flags over recipe over defaults.
+
+    Raises:
+        UserError: unknown flags, values out of range, an unreadable recipe.
+    """
+    parser = _Parser((ModelArguments, DataArguments, PruningArguments, TrainingArguments))
+    parser.set_defaults(
+        output_dir="out/run", report_to="none", save_total_limit=1, remove_unused_columns=False, seed=57,
+        logging_steps=50, eval_strategy="epoch", dataloader_pin_memory=False,
+    )
+    first, _ = parser.parse_known_args(list(argv))
+    if first.recipe is not None:
+        parser.set_defaults(**_recipe_defaults(first, parser))
+    parsed = parser.parse_args(list(argv))
+    given = {argument.split("=")[0] for argument in argv}
+    if parsed.groups_per_batch and "--per_device_train_batch_size" not in given:
+        parsed.per_device_train_batch_size = parsed.groups_per_batch * (parsed.num_instances or 1)
+    _check(parsed)
+    try:
+        groups = parser.parse_dict(vars(parsed), allow_extra_keys=True)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"wrong training arguments: {error}") from error
+    return Arguments(*groups)
+
+
+def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
+    path = Path(first.recipe)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase") from error
+    name = first.setting
+    if name == "baseline":
+        name = "finetuning"
+    elif name == "finetuning" and first.distillation_path is not None:
+        name = "finetuning_pruned"
+    section = dict(recipe.get(name) or {})
+    without_mux, small = section.pop("num_instances_1", None), section.pop("small_tasks", None)
+    if (first.num_instances or 1) == 1:
+        section |= without_mux or {}
+    if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
+        section |= small or {}
+    known = {action.dest for action in parser._actions}
+    unknown = sorted(set(section) - known)
+    if unknown:
+        raise UserError(f"recipe {path}, section {name}: unknown flag '{unknown[0]}', see run_glue.py --help")
+    return section
+
+
+def get_task_name(name: str) -> str:
+    """The canonical spelling of a task, or the name itself for the user's own data."""
+    try:
+        return get_task(name).name
+    except UserError:
+        return name
+
+
+def _check(values: Any) -> None:
+    """One clear line for values out of range."""
+
+    def require(condition: bool, flag: str, expected: str) -> None:
+        if not condition:
+            raise UserError(f"--{flag} is {getattr(values, flag)}, expected {expected}")
+
+    require(values.setting in SETTINGS, "setting", f"one of: {', '.join(SETTINGS)}")
+    n = values.num_instances
+    require(n is None or n >= 1, "num_instances", "a whole number of at least 1")
+    require(values.setting != "baseline" or (n or 1) == 1, "num_instances", "1 with --setting baseline")
+    require(0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}")
+    require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
+    require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
+    require(values.distill_temp > 0, "distill_temp", "a positive temperature")
+    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of {VERSIONS}")
+    require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
+    require(values.max_seq_length >= 3, "max_seq_length", "at least 3 tokens")
+    require(values.prepruning_finetune_epochs >= 0, "prepruning_finetune_epochs", "0 or more epochs")
+    require(values.lagrangian_warmup_epochs >= 0, "lagrangian_warmup_epochs", "0 or more epochs")
+    batch, instances = values.per_device_train_batch_size, n or 1
+    require(batch % instances == 0, "per_device_train_batch_size", f"a multiple of --num_instances {instances} (rows)")
+    try:
+        families_of(values.pruning_type)
+    except ValueError as error:
+        raise UserError(f"--pruning_type: {error}") from error
+    if values.task_name is None and values.train_file is None and values.validation_file is None:
+        raise UserError("no data: give --task_name, or --train_file and --validation_file")
+
+
+def command_line() -> str:
+    """The command that started this process, for the records."""
+    return " ".join(["python", *sys.argv])

@@ -1,0 +1,374 @@
+"""One run from flags to a folder: data, model, training (resumed if it was interrupted), evaluation, record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from prumux.data.grouping import GroupingCollator
+from prumux.data.loading import TaskData, load_task, tokenize
+from prumux.data.tasks import TASKS
+from prumux.data.toy import toy_tokenizer
+from prumux.errors import UserError
+from prumux.models.loading import load_model, load_tokenizer
+from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification
+from prumux.pruning.accounting import model_size
+from prumux.pruning.distillation import LayerMap
+from prumux.pruning.l0 import L0Gates
+from prumux.reports.provenance import provenance, write_json
+from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
+from prumux.training.trainer import BEST, Distilled, DistillationTrainer, PrumuxTrainer
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"  # written last: where it is, the run is complete
+STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
+# Flags that don't change what a run computes: a run may be continued with other values of these.
+FREE_FLAGS = ("output_dir", "overwrite_output_dir", "logging_dir", "do_train", "do_eval", "disable_tqdm", "log_level")
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """Do what the flags of run_glue.py say and return the run's record.
+
+    A finished run in the same folder is not repeated, an interrupted one is resumed.
+
+    Raises:
+        UserError: anything the user can put right.
+    """
+    overwrite = "--overwrite_output_dir" in argv
+    argv = [argument for argument in argv if argument != "--overwrite_output_dir"]
+    arguments = parse_arguments(argv)
+    output = Path(arguments.training.output_dir)
+    wanted = _computing_flags(argv)
+    if overwrite:
+        shutil.rmtree(output, ignore_errors=True)
+    if arguments.training.do_train and (finished := _finished(output, wanted)) is not None:
+        logger.info("%s is finished: nothing to do (--overwrite_output_dir trains again)", output)
+        return finished
+    _set_up_logging(arguments)
+    set_seed(arguments.training.seed)
+    start = time.monotonic()
+    trainer = build_trainer(arguments)
+    if arguments.training.do_train:
+        write_json(output / STARTED_FILE, wanted)
+        _train(trainer, output)
+    record = _record(trainer, arguments, time.monotonic() - start, wanted)
+    if arguments.training.do_train:
+        write_json(output / RUN_FILE, record)
+        for checkpoint in output.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return record
+
+
+# ---- building
+
+
+def build_trainer(arguments: Arguments) -> PrumuxTrainer:
+    """Data, tokenizer, model and, where there is one, the teacher of this run, in a trainer."""
+    data_flags = arguments.data
+    data = load_task(
+        data_flags.task_name,
+        data_flags.data_dir,
+        data_flags.train_file,
+        data_flags.validation_file,
+        max_train_samples=data_flags.max_train_samples,
+        max_eval_samples=data_flags.max_eval_samples,
+    )
+    if arguments.training.do_train and data.train is None:
+        raise UserError(f"{data.name} has no training data: give --train_file, or leave out --do_train")
+    pretraining = arguments.pruning.setting in PRETRAINING
+    tokenizer = _tokenizer(arguments)
+    model = _model(arguments, data, pretraining)
+    _check_vocabulary(model, tokenizer)
+    data = tokenize(data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id)
+    if pretraining:
+        return _pretraining_trainer(arguments, data, tokenizer, model)
+    collator = GroupingCollator(tokenizer, model.config.num_instances)
+    teacher_path = arguments.pruning.distillation_path
+    pruning = arguments.pruning.setting == "pruning"
+    if arguments.pruning.freeze_embeddings:
+        model.bert.embeddings.requires_grad_(False)
+    if not (pruning or teacher_path):
+        return PrumuxTrainer(model, arguments, data, tokenizer, collator)
+    teacher = _teacher(arguments, data, model)
+    gates = None
+    if pruning:
+        gates = L0Gates(
+            model.config, pruning_type=arguments.pruning.pruning_type, droprate_init=arguments.pruning.droprate_init
+        )
+    layer_map = _layer_map(model, teacher)
+    return DistillationTrainer(
+        Distilled(model, layer_map, gates), teacher, arguments, data, tokenizer, collator
+    )
+
+
+def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+    model, data = arguments.model, arguments.data
+    task = TASKS.get((data.task_name or "").lower())
+    if model.tokenizer_name is None and model.model_name_or_path is None and task is not None and task.folder is None:
+        return toy_tokenizer()
+    return load_tokenizer(model.tokenizer_name, model.model_name_or_path)
+
+
+def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> PreTrainedModel:
+    overrides = arguments.model.overrides()
+    setting = arguments.pruning.setting
+    if setting == "retrieval_pretraining":
+        overrides = {"retrieval_loss_coeff": 1.0, "task_loss_coeff": 0.0} | overrides
+        if (overrides.get("num_instances") or 1) == 1:
+            raise UserError("retrieval_pretraining separates multiplexed inputs: give --num_instances 2 or more")
+    elif setting == "mlm_pretraining":
+        overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
+    elif setting == "pruning":
+        overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}  # distillation is the whole loss
+    else:
+        overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
+    return load_model(
+        PrumuxForMaskedLM if pretraining else PrumuxForSequenceClassification,
+        model_path=arguments.model.model_name_or_path,
+        config_path=arguments.model.config_name,
+        overrides=overrides,
+        label_names=None if pretraining else data.label_names,
+        classifies=not pretraining,
+    )
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {model.config.vocab_size}: "
+            "name the tokenizer that belongs to the model with --tokenizer_name"
+        )
+
+
+def _max_length(arguments: Arguments, model: PreTrainedModel) -> int:
+    room = model.config.max_position_embeddings - model.bert.prefix_length
+    return min(arguments.data.max_seq_length, room)
+
+
+def _teacher(arguments: Arguments, data: TaskData, student: PreTrainedModel) -> PreTrainedModel:
+    path = arguments.pruning.distillation_path or arguments.model.model_name_or_path
+    if path is None:
+        raise UserError("pruning distils from a finetuned model: give --model_name_or_path or --distillation_path")
+    teacher = load_model(
+        PrumuxForSequenceClassification, model_path=path, overrides={"retrieval_loss_coeff": 0.0}, label_names=data.label_names
+    )
+    ours, theirs = student.config, teacher.config
+    if ours.num_instances != theirs.num_instances:
+        raise UserError(
+            f"the teacher {path} mixes {theirs.num_instances} inputs, the student {ours.num_instances}: "
+            f"name a teacher with --num_instances {ours.num_instances}"
+        )
+    if ours.label2id != theirs.label2id:
+        raise UserError(f"the teacher {path} orders the labels differently than the student: name a teacher of this task")
+    if ours.num_hidden_layers != theirs.num_hidden_layers:
+        raise UserError(
+            f"the teacher {path} has {theirs.num_hidden_layers} layers, the student {ours.num_hidden_layers}: "
+            "name the model that the student was pruned from"
+        )
+    return teacher
+
+
+def _layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> LayerMap:
+    """The student's dimensions are matched to the teacher's by what they were before pruning."""
+    ours, theirs = student.config, teacher.config
+    if ours.dense_hidden_size != theirs.dense_hidden_size:
+        raise UserError(
+            f"the student's hidden size (before pruning) is {ours.dense_hidden_size}, the teacher's "
+            f"{theirs.dense_hidden_size}: name the model that the student was pruned from"
+        )
+    kept = ours.kept_hidden or list(range(ours.hidden_size))
+    if theirs.kept_hidden is not None:
+        place = {dimension: i for i, dimension in enumerate(theirs.kept_hidden)}
+        if not set(kept) <= set(place):
+            raise UserError("the teacher lacks hidden dimensions that the student has: name a less pruned teacher")
+        kept = [place[dimension] for dimension in kept]
+    return LayerMap(kept, ours.hidden_size, theirs.hidden_size)
+
+
+# ---- pretraining
+
+
+class MaskingCollator(GroupingCollator):
+    """Groups of N with token labels: BERT's random masking, or none (retrieval alone)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float) -> None:
+        super().__init__(tokenizer, num_instances)
+        self.masking = None
+        if mlm_probability > 0:
+            if tokenizer.mask_token_id is None:
+                raise UserError("mlm_pretraining needs a tokenizer with a [MASK] token: choose another tokenizer")
+            self.masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
+        self.special = torch.tensor(tokenizer.all_special_ids)
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = super().__call__([{k: v for k, v in f.items() if k != "labels"} for f in features])
+        batch["labels"] = torch.full_like(batch["input_ids"], -100)
+        if self.masking is not None:
+            special = torch.isin(batch["input_ids"], self.special)
+            masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special_tokens_mask=special)
+            labels[len(features) :] = -100  # filled rows don't count
+            batch |= {"input_ids": masked, "labels": labels}
+        return batch
+
+
+def _pretraining_trainer(
+    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> PrumuxTrainer:
+    mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
+    collator = MaskingCollator(tokenizer, model.config.num_instances, mlm)
+    evaluate_model = partial(
+        evaluate_pretraining, data=data, collator=collator, rows=arguments.training.per_device_eval_batch_size
+    )
+    arguments.training.dataloader_drop_last = True
+    return PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
+
+
+@torch.no_grad()
+def evaluate_pretraining(
+    model: PreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
+) -> dict[str, float]:
+    """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded."""
+    training = model.training
+    model.eval()
+    torch.manual_seed(0)  # which instances and tokens are drawn; the caller restores the random state
+    device, totals, batches = next(model.parameters()).device, {}, 0
+    step = rows * model.config.num_instances
+    for begin in range(0, len(data.validation), step):
+        chunk = [data.validation[i] for i in range(begin, min(begin + step, len(data.validation)))]
+        output = model(**{name: value.to(device) for name, value in collator(chunk).items()})
+        batches += 1
+        terms = {"retrieval_accuracy": output.retrieval_accuracy, "retrieval_loss": output.retrieval_loss}
+        if output.task_loss is not None:
+            terms = {"negative_mlm_loss": -output.task_loss} | terms
+        for name, value in terms.items():
+            if value is not None:
+                totals[name] = totals.get(name, 0.0) + value.item()
+    model.train(training)
+    return {name: value / max(batches, 1) for name, value in totals.items()}
+
+
+# ---- training and records
+
+
+def _train(trainer: PrumuxTrainer, output: Path) -> None:
+    checkpoint = last_checkpoint(output)
+    if checkpoint is None:
+        shutil.rmtree(output / BEST, ignore_errors=True)  # left by a run that was killed before its first checkpoint
+    else:
+        logger.info("resuming from %s", checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if not _evaluated_last_step(trainer):
+            trainer.evaluate()
+    except OSError as error:
+        raise UserError(
+            f"can't write to {output} ({error.strerror or error}): free space or choose another --output_dir; "
+            "the same command resumes"
+        ) from error
+
+
+def _evaluated_last_step(trainer: PrumuxTrainer) -> bool:
+    return any(
+        entry.get("step") == trainer.state.global_step and any(key.startswith("eval_") for key in entry)
+        for entry in trainer.state.log_history
+    )
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of an interrupted run; one that was being written when it died is removed."""
+    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found:
+        try:
+            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            return found[-1]
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(found.pop(), ignore_errors=True)
+    return None
+
+
+def _record(trainer: PrumuxTrainer, arguments: Arguments, seconds: float, wanted: list[str]) -> dict[str, Any]:
+    if arguments.training.do_train:
+        metrics = trainer.best_metrics() or {}
+        model = type(trainer.student).from_pretrained(trainer.best_dir)
+    else:
+        model = trainer.student
+        metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    size = model_size(model)
+    names = [name for name in metrics if name != "step"]
+    pruning = arguments.pruning
+    return {
+        "task": trainer.task.name,
+        "setting": pruning.setting,
+        "num_instances": model.config.num_instances,
+        "target_sparsity": pruning.target_sparsity if pruning.setting == "pruning" else None,
+        "sparsity": size.sparsity,
+        "parameters": size.total,
+        "parameters_without_embeddings": size.without_embeddings,
+        "metrics": metrics,
+        "main_metric": names[0] if names else None,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "seconds": round(seconds, 1),
+        "arguments": wanted,
+        "history": trainer.state.log_history,
+        **provenance(arguments.training.seed),
+    }
+
+
+def _computing_flags(argv: Sequence[str]) -> list[str]:
+    """The flags that decide what a run computes, in a comparable order."""
+    flags: list[list[str]] = []
+    for argument in argv:
+        if argument.startswith("--"):
+            flags.append(argument.split("=", 1))
+        elif flags:
+            flags[-1].append(argument)
+    return [" ".join(flag) for flag in sorted(flags) if flag[0].removeprefix("--") not in FREE_FLAGS]
+
+
+def _finished(output: Path, wanted: list[str]) -> dict[str, Any] | None:
+    """The record of a finished run, ``None`` for a fresh or interrupted one; refuses a folder of another run."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output_dir {output} is a file: choose another folder")
+    for name in (RUN_FILE, STARTED_FILE):
+        try:
+            found = json.loads((output / name).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        had = found["arguments"] if name == RUN_FILE else found
+        if had != wanted:
+            changed = sorted(set(had) ^ set(wanted))
+            raise UserError(
+                f"{output} holds a run with other arguments ({'; '.join(changed[:4])}): choose another --output_dir "
+                "or pass --overwrite_output_dir"
+            )
+        if name == RUN_FILE and (output / BEST / "config.json").is_file():
+            return found
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(f"can't write to {output} ({error.strerror}): choose another --output_dir") from error
+    return None
+
+
+def _set_up_logging(arguments: Arguments) -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("prumux").setLevel(logging.INFO if arguments.training.should_log else logging.WARNING)
+    transformers.utils.logging.set_verbosity_warning()
+

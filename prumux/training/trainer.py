@@ -1,0 +1,371 @@
+"""Hugging Face's Trainer with groups of N, evaluation by our own protocol, and pruning with distillation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from prumux.data.grouping import LengthGroupedSampler
+from prumux.data.loading import TaskData
+from prumux.errors import UserError
+from prumux.evaluation.predict import evaluate
+from prumux.models.modeling import PrumuxOutput
+from prumux.pruning.accounting import Structure, sparsity
+from prumux.pruning.compaction import compact
+from prumux.pruning.distillation import LayerMap, layer_distillation_loss, logit_distillation_loss
+from prumux.pruning.l0 import L0Gates
+from prumux.pruning.masks import Masks
+from prumux.pruning.snapping import evaluation_masks
+from prumux.training.arguments import Arguments
+
+logger = logging.getLogger(__name__)
+
+BEST = "best"  # folder, below the output folder, of the model that a run is for
+
+
+class PrumuxTrainer(Trainer):
+    """Trains a model with a head; evaluates it over groupings; keeps the best one in ``OUTPUT_DIR/best``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: Arguments,
+        data: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+        evaluate_model: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+    ) -> None:
+        """``evaluate_model`` replaces the task's metrics (pretraining has none); the first metric it gives decides."""
+        self.settings = arguments
+        self.task = data
+        self._evaluate_model = evaluate_model or self._task_metrics
+        self._terms: dict[str, list[Tensor]] = {}
+        super().__init__(
+            model=model,
+            args=arguments.training,
+            data_collator=collator,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            processing_class=tokenizer,
+        )
+        self.model_accepts_loss_kwargs = False
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The model that is trained."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler(
+            dataset["length"], self.student.config.num_instances, self.args.train_batch_size, seed=self.args.seed
+        )
+
+    # ---- losses
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        output = model(**inputs)
+        self._note(task=output.task_loss, retrieval=output.retrieval_loss, retrieval_accuracy=output.retrieval_accuracy)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def _note(self, **terms: Tensor | None) -> None:
+        """Remember loss terms by name for the next log line."""
+        for name, value in terms.items():
+            if value is not None:
+                self._terms.setdefault(name, []).append(value.detach())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = logs | {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    # ---- evaluation and the best model
+
+    def _task_metrics(self, model: PreTrainedModel) -> dict[str, float]:
+        return evaluate(
+            model,
+            self.task,
+            self.processing_class,
+            batch_size=self.args.per_device_eval_batch_size * model.config.num_instances,
+            num_groupings=self.settings.data.num_groupings,
+            seed=self.args.seed,
+            progress=False,
+        )
+
+    def current(self) -> PreTrainedModel:
+        """The model as it would be deployed now."""
+        return self.student
+
+    def eligible(self) -> bool:
+        """May the current model become the best one."""
+        return True
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        model = self.current()
+        with torch.random.fork_rng():  # evaluation must not move the training's random state
+            metrics = self._evaluate_model(model)
+        eligible = self.eligible()
+        if eligible:
+            self._keep_if_best(model, metrics)
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()} | self._evaluation_logs()
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def _evaluation_logs(self) -> dict[str, float]:
+        return {}
+
+    @property
+    def best_dir(self) -> Path:
+        return Path(self.args.output_dir) / BEST
+
+    def best_metrics(self) -> dict[str, float] | None:
+        """The metrics of the best model so far, read from its folder so that a resumed run knows them."""
+        try:
+            return json.loads((self.best_dir / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def _keep_if_best(self, model: PreTrainedModel, metrics: dict[str, float]) -> None:
+        name = next(iter(metrics))
+        best = self.best_metrics()
+        if not self.args.should_save or (best is not None and best[name] >= metrics[name]):
+            return
+        save_atomically(self.best_dir, lambda folder: self._save_best(folder, model, metrics))
+
+    def _save_best(self, folder: Path, model: PreTrainedModel, metrics: dict[str, float]) -> None:
+        model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        record = metrics | {"step": self.state.global_step}
+        (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder, then put it in the place of ``folder``.
+
+    Raises:
+        UserError: the disk is full or can't be written to; what was in ``folder`` is still there.
+    """
+    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:  # safetensors reports a full disk with an exception of its own
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise UserError(f"can't write {folder}: {error}; free space or choose another --output_dir") from error
+        raise
+
+
+class Distilled(nn.Module):
+    """What is trained while a teacher is followed: the student, its layer map and, in pruning, its gates."""
+
+    def __init__(self, student: PreTrainedModel, layer_map: LayerMap, gates: L0Gates | None) -> None:
+        super().__init__()
+        self.student = student
+        self.layer_map = layer_map
+        self.gates = gates
+        self.config = student.config
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        teacher: PrumuxOutput,
+        *,
+        pruning: bool,
+        target: float,
+        version: int,
+        temperature: float,
+        layer_alpha: float,
+        ce_alpha: float,
+    ) -> dict[str, Tensor]:
+        """Loss terms by name; ``loss`` is the weighted sum (METHOD in docs/method.md).
+
+        Args:
+            teacher: the teacher's output on the same inputs, with hidden states.
+            pruning: sample the gates and add the Lagrangian for sparsity ``target``.
+        """
+        masks: Masks | None = None
+        terms: dict[str, Tensor] = {}
+        if pruning:
+            assert self.gates is not None
+            masks = self.gates.sample()
+            terms["lagrangian"], terms["expected_sparsity"] = self.gates.lagrangian(target)
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        output = self.student(**features, masks=masks, output_hidden_states=True)
+        terms["ce_distillation"] = logit_distillation_loss(output.logits, teacher.logits, temperature)
+        terms["layer_distillation"] = layer_distillation_loss(
+            output.hidden_states,
+            teacher.hidden_states,
+            self.layer_map,
+            version=version,
+            alive=self._alive(masks, version),
+            attended=None if self.config.attend_padding else output.attended,
+        )
+        terms["loss"] = ce_alpha * terms["ce_distillation"] + layer_alpha * terms["layer_distillation"]
+        if pruning:
+            terms["loss"] = terms["loss"] + terms["lagrangian"]
+        return terms
+
+    def _alive(self, masks: Masks | None, version: int) -> list[bool]:
+        """Which layers can be matched: in version 2 those with any block, else those whose attention survives."""
+        left = Structure.of(self.config, masks.detach() if masks is not None else None)
+        if version == 2:
+            return [h > 0 or f > 0 for h, f in zip(left.heads, left.intermediate, strict=True)]
+        return [h > 0 for h in left.heads]
+
+
+class DistillationTrainer(PrumuxTrainer):
+    """Follows a teacher; with gates, prunes on the way (paper section 3.1, phase 3)."""
+
+    model: Distilled
+
+    def __init__(self, model: Distilled, teacher: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+
+    @property
+    def distilled(self) -> Distilled:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def student(self) -> PreTrainedModel:
+        return self.distilled.student
+
+    # ---- schedule
+
+    def _steps_per_epoch(self) -> float:
+        return self.state.max_steps / max(self.state.num_train_epochs, 1e-9)
+
+    def _pruned_steps(self) -> int:
+        """Steps since the gates are in use; negative before."""
+        start = self.settings.pruning.prepruning_finetune_epochs * self._steps_per_epoch()
+        return self.state.global_step - math.ceil(start)
+
+    def _target(self) -> float:
+        """The target sparsity of this step: it rises linearly during the Lagrangian warm-up."""
+        warmup = math.ceil(self.settings.pruning.lagrangian_warmup_epochs * self._steps_per_epoch())
+        share = 1.0 if warmup == 0 else min(1.0, self._pruned_steps() / warmup)
+        return self.settings.pruning.target_sparsity * share
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.distilled.gates is not None:
+            self.distilled.gates.clamp_()
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        with torch.no_grad():
+            teacher = self.teacher(**features, output_hidden_states=True)
+        pruning = self.settings.pruning
+        terms = model(
+            inputs,
+            teacher,
+            pruning=self.distilled.gates is not None and self._pruned_steps() >= 0,
+            target=self._target(),
+            version=pruning.layer_distill_version,
+            temperature=pruning.distill_temp,
+            layer_alpha=pruning.distill_layer_loss_alpha,
+            ce_alpha=pruning.distill_ce_loss_alpha,
+        )
+        loss = terms.pop("loss")
+        self._note(**terms)
+        return (loss, terms) if return_outputs else loss
+
+    # ---- optimizer: weights as usual, gates with their own rate, multipliers by ascent
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.distilled.gates is not None:
+            gates = self.distilled.gates
+            for parameter in gates.parameters():
+                parameter.requires_grad_(False)  # hidden from the groups that the base class makes
+            super().create_optimizer(model)
+            for parameter in gates.parameters():
+                parameter.requires_grad_(True)
+            own = {"lr": self.settings.pruning.reg_learning_rate, "weight_decay": 0.0}
+            self.optimizer.add_param_group({"params": list(gates.log_alpha.values()), **own})
+            self.optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        created = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if created and self.distilled.gates is not None:
+            if not isinstance(scheduler, LambdaLR):
+                raise UserError(
+                    f"--lr_scheduler_type {self.args.lr_scheduler_type} can't be used in pruning: choose linear, "
+                    "constant or cosine"
+                )
+            weights = scheduler.lr_lambdas[:-2]
+            self.lr_scheduler = LambdaLR(scheduler.optimizer, [*weights, _constant, _constant])
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # the gates' gradients don't shrink the student's
+        return self.accelerator.clip_grad_norm_(self._student_parameters(), self.args.max_grad_norm)
+
+    def _student_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.distilled.student.parameters()
+        yield from self.distilled.layer_map.parameters()
+
+    # ---- evaluation on the compacted model
+
+    def _at_target(self) -> bool:
+        """Has the expected sparsity reached the target (less epsilon), or is training over."""
+        gates, pruning = self.distilled.gates, self.settings.pruning
+        if gates is None or self.state.global_step >= self.state.max_steps:
+            return True
+        reached = gates.expected_sparsity().item() >= pruning.target_sparsity - pruning.sparsity_epsilon
+        return self._pruned_steps() >= 0 and self._target() >= pruning.target_sparsity and reached
+
+    def eligible(self) -> bool:
+        return self._at_target()
+
+    def current(self) -> PreTrainedModel:
+        gates, pruning = self.distilled.gates, self.settings.pruning
+        if gates is None or self._pruned_steps() < 0:
+            return self.student
+        gates.clamp_()
+        if not self._at_target():
+            return compact(self.student, gates.deterministic())
+        masks, moved = evaluation_masks(gates, pruning.target_sparsity, pruning.sparsity_epsilon)
+        if moved:
+            logger.info(
+                "step %d: the gates' own structure has sparsity %.3f, moved to %.3f by importance",
+                self.state.global_step,
+                sparsity(gates.config, gates.deterministic()),
+                sparsity(gates.config, masks),
+            )
+        return compact(self.student, masks)
+
+    def _evaluation_logs(self) -> dict[str, float]:
+        gates = self.distilled.gates
+        if gates is None:
+            return {}
+        left = Structure.of(gates.config, gates.deterministic())
+        logger.info("hidden %d, heads %s, FFN %s", left.hidden, list(left.heads), list(left.intermediate))
+        return {"eval_expected_sparsity": gates.expected_sparsity().item(), "eval_target": self._target()}
+
+
+def _constant(step: int) -> float:
+    return 1.0

@@ -1,0 +1,208 @@
+"""Tests of prumux.evaluation.predict: order, filled rows, modes, repeatability, groupings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from prumux import PrumuxConfig, PrumuxForSequenceClassification
+from prumux.data.grouping import GroupingCollator
+from prumux.data.toy import toy_tokenizer
+from prumux.errors import UserError
+from prumux.evaluation.predict import evaluate, evaluation_mode, model_device, predict_logits
+
+
+class GroupMean(torch.nn.Module):
+    """Logits (own first token, mean over the group): shows which rows were neighbours and who was asked."""
+
+    def __init__(self, num_instances: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_instances=num_instances)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.batches: list[dict[str, torch.Tensor]] = []
+
+    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:
+        self.batches.append(batch)
+        own = batch["input_ids"][:, 0].float() * self.scale
+        mean = own.view(-1, self.config.num_instances).mean(1).repeat_interleave(self.config.num_instances)
+        return SimpleNamespace(logits=self.dropout(torch.stack([own, mean], dim=1)))
+
+
+@dataclass
+class Data:
+    """What evaluate reads of a TaskData."""
+
+    validation: list[dict] | None
+    name: str = "stub"
+    label_names: list[str] = field(default_factory=lambda: ["a", "b"])
+    metrics: tuple[str, ...] = ("accuracy",)
+
+
+class Rows(list):
+    """A list of rows with columns, as datasets.Dataset has them."""
+
+    def __getitem__(self, key):
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return toy_tokenizer()
+
+
+def rows_of(lengths) -> Rows:
+    """Row i starts with token 10 + i and is as long as asked for."""
+    return Rows(
+        {"input_ids": [10 + i] + [5] * (n - 1), "attention_mask": [1] * n, "labels": i % 2, "length": n}
+        for i, n in enumerate(lengths)
+    )
+
+
+@pytest.mark.parametrize("num_instances", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 4, 7, 10])
+def test_logits_come_back_in_input_order(tokenizer, num_instances, rows):
+    dataset = rows_of([3] * rows)
+    collator = GroupingCollator(tokenizer, num_instances)
+    order = np.random.default_rng(0).permutation(rows)
+    logits = predict_logits(GroupMean(num_instances), dataset, collator, 4, order=order, progress=False)
+    assert logits.shape == (rows, 2)
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits[:, 0], 10 + np.arange(rows))
+
+
+def test_order_decides_the_neighbours(tokenizer):
+    dataset = rows_of([3] * 4)
+    order = np.array([0, 3, 1, 2])
+    logits = predict_logits(
+        GroupMean(2), dataset, GroupingCollator(tokenizer, 2), 4, order=order, progress=False
+    )
+    np.testing.assert_array_equal(logits[:, 1], [11.5, 11.5, 11.5, 11.5])
+    logits = predict_logits(GroupMean(2), dataset, GroupingCollator(tokenizer, 2), 4, progress=False)
+    np.testing.assert_array_equal(logits[:, 1], [10.5, 10.5, 12.5, 12.5])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+def test_the_batch_size_does_not_choose_the_neighbours(tokenizer, batch_size):
+    dataset, collator = rows_of([3] * 8), GroupingCollator(tokenizer, 2)
+    logits = predict_logits(GroupMean(2), dataset, collator, batch_size, progress=False)
+    np.testing.assert_array_equal(logits[:, 1], np.repeat([10.5, 12.5, 14.5, 16.5], 2))
+
+
+def test_a_wrong_order_or_batch_size_is_refused(tokenizer):
+    dataset, collator = rows_of([3] * 4), GroupingCollator(tokenizer, 2)
+    with pytest.raises(AssertionError, match="permutation"):
+        predict_logits(GroupMean(2), dataset, collator, 4, order=np.array([0, 0, 1, 2]), progress=False)
+    with pytest.raises(UserError, match="batch size 0"):
+        predict_logits(GroupMean(2), dataset, collator, 0, progress=False)
+    with pytest.raises(UserError, match="empty"):
+        predict_logits(GroupMean(2), Rows(), collator, 4, progress=False)
+
+
+def test_any_callable_is_a_model_and_gets_no_labels(tokenizer):
+    def model(input_ids, attention_mask, token_type_ids=None):
+        return SimpleNamespace(logits=attention_mask.sum(1, keepdim=True))
+
+    logits = predict_logits(model, rows_of([3, 5]), GroupingCollator(tokenizer, 1), 2, progress=False)
+    np.testing.assert_array_equal(logits, [[3], [5]])
+    assert model_device(model) == torch.device("cpu")
+
+
+def test_half_precision_logits_come_back_as_float32(tokenizer):
+    model = GroupMean(2).to(torch.bfloat16)
+    logits = predict_logits(model, rows_of([3] * 4), GroupingCollator(tokenizer, 2), 4, progress=False)
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_are_restored_module_by_module_also_after_an_error(training):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()).train(training)
+    model[1].eval()
+
+    def look() -> None:
+        with evaluation_mode(model):
+            assert not any(module.training for module in model.modules())
+            assert torch.is_inference_mode_enabled()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        look()
+    assert [module.training for module in model.modules()] == [training, training, False]
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_evaluate_averages_over_groupings_with_population_std(tokenizer, monkeypatch):
+    values = iter([0.5, 0.7, 0.9])
+    seen = []
+
+    def compute_metrics(names, logits, labels):
+        seen.append((tuple(names), logits, labels))
+        return {"accuracy": next(values)}
+
+    monkeypatch.setattr("prumux.evaluation.metrics.compute_metrics", compute_metrics)
+    result = evaluate(GroupMean(2), Data(rows_of([3] * 8)), tokenizer, 4, num_groupings=3, progress=False)
+    assert result == {"accuracy": pytest.approx(0.7), "accuracy_std": pytest.approx(np.std([0.5, 0.7, 0.9]))}
+    first, second, third = (logits[:, 1] for _, logits, _ in seen)
+    np.testing.assert_array_equal(first, np.repeat([10.5, 12.5, 14.5, 16.5], 2))
+    assert not np.array_equal(second, first)
+    assert not np.array_equal(third, second)
+    np.testing.assert_array_equal(seen[0][2], [0, 1] * 4)
+
+
+def test_without_multiplexing_one_grouping_is_enough(tokenizer):
+    model = GroupMean(1)
+    result = evaluate(model, Data(rows_of([3] * 4)), tokenizer, 4, num_groupings=5, progress=False)
+    assert len(model.batches) == 1
+    assert result["accuracy_std"] == 0.0
+
+
+def test_filled_rows_never_count(tokenizer):
+    model = GroupMean(2)
+    result = evaluate(model, Data(rows_of([3] * 5)), tokenizer, 4, progress=False)
+    assert [len(batch["input_ids"]) for batch in model.batches] == [4, 2]
+    # The last row is mixed with its own copy: own == mean, class 0, right; the other four are wrong.
+    assert result["accuracy"] == pytest.approx(1 / 5)
+
+
+def test_padding(tokenizer):
+    dynamic, fixed = GroupMean(2), GroupMean(2)
+    data = Data(rows_of([3, 5, 7, 4]))
+    evaluate(dynamic, data, tokenizer, 2, progress=False)
+    evaluate(fixed, data, tokenizer, 2, pad_to_length=9, progress=False)
+    assert [batch["input_ids"].shape[1] for batch in dynamic.batches] == [5, 7]
+    assert [batch["input_ids"].shape[1] for batch in fixed.batches] == [9, 9]
+
+
+def test_bad_arguments_are_user_errors(tokenizer):
+    with pytest.raises(UserError, match="0 groupings"):
+        evaluate(GroupMean(2), Data(rows_of([3])), tokenizer, 4, num_groupings=0)
+    with pytest.raises(UserError, match="no development set"):
+        evaluate(GroupMean(2), Data(None), tokenizer, 4)
+
+
+@pytest.mark.parametrize("num_instances", [1, 2, 3])
+def test_a_real_model_repeats_to_the_bit(tokenizer, num_instances):
+    torch.manual_seed(0)
+    config = PrumuxConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        num_instances=num_instances,
+    )
+    model = PrumuxForSequenceClassification(config).train()
+    dataset = rows_of([3, 9, 5, 12, 4, 6, 8])
+    collator = GroupingCollator(tokenizer, num_instances)
+    state = torch.get_rng_state()
+    first = predict_logits(model, dataset, collator, 4, progress=False)
+    second = predict_logits(model, dataset, collator, 4, progress=False)
+    np.testing.assert_array_equal(first, second)
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+    assert dataset == rows_of([3, 9, 5, 12, 4, 6, 8])
