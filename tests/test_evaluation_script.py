@@ -96,7 +96,6 @@ def out(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_a_triple_beside_its_dense_baseline(call, out, monkeypatch):
     monkeypatch.chdir(out.parent)
     result = call("toy", 0.6, 2, "--output_dir", "out", "--num_groupings", 2, *QUICK)
@@ -129,7 +128,6 @@ def test_a_triple_beside_its_dense_baseline(call, out, monkeypatch):
     assert [row["metrics"] for row in rows] == [dense["metrics"], pruned["metrics"]]
 
 
-@pytest.mark.slow
 def test_a_model_by_path_with_another_dtype_and_a_random_baseline(call, out, tmp_path, caplog):
     model = save(tmp_path / "mine", num_instances=2, hidden_size=32)
     options = ["--dtype", "bfloat16", "--dynamic_padding", "--output_dir", out]
@@ -144,7 +142,6 @@ def test_a_model_by_path_with_another_dtype_and_a_random_baseline(call, out, tmp
     assert "another shape" in caplog.text
 
 
-@pytest.mark.slow
 def test_baselines_by_name(call, out, tmp_path):
     config = tmp_path / "bigger.json"
     fields = json.loads((out / "toy/dense/best/config.json").read_text()) | {"num_hidden_layers": 3}
@@ -160,7 +157,6 @@ def test_baselines_by_name(call, out, tmp_path):
     assert_refused(multiplexed, "name a model with N=1")
 
 
-@pytest.mark.slow
 def test_the_dense_model_is_its_own_baseline(call, out):
     result = call("TOY", 0, 1, "--output_dir", out, *QUICK)
     assert result.returncode == 0, result.stderr
@@ -201,36 +197,30 @@ def test_wrong_arguments(call, arguments, parts):
     assert_refused(call(*arguments), *parts)
 
 
-@pytest.mark.slow
 def test_wrong_task_name(call):
     assert_refused(call("SST-3", 0.6, 2), "SST-3", "SST-2", "toy-nli")
 
 
-@pytest.mark.slow
 def test_no_such_model(call, out):
     result = call("toy", 0.9, 5, "--output_dir", out)
     assert_refused(result, "sparsity 0.90 and N=5", "sparsity 0.60 N=2", "run_PruMUX.sh toy 0.90 5")
     assert_refused(call("toy", "--model", out / "nowhere"), "no config.json")
 
 
-@pytest.mark.slow
 def test_a_model_of_another_n(call, out):
     assert_refused(call("toy", 0.6, 5, "--model", out / PRUNED / "best"), "trained with N=2, not N=5")
 
 
-@pytest.mark.slow
 def test_more_tokens_than_positions(call, out):
     result = call("toy", 0.6, 2, "--output_dir", out, "--max_seq_length", 65)
     assert_refused(result, "--max_seq_length 64")
 
 
-@pytest.mark.slow
 def test_float16_on_a_cpu(call, out):
     result = call("toy", 0.6, 2, "--output_dir", out, "--dtype", "float16", "--device", "cpu")
     assert_refused(result, "float16", "use --dtype float32 or bfloat16")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 4, 1000, -10])
 def test_a_truncated_safetensors_file(call, tmp_path, keep):
     model = save(tmp_path / "run", num_instances=2)
@@ -241,7 +231,6 @@ def test_a_truncated_safetensors_file(call, tmp_path, keep):
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.slow
 def test_a_pickle_is_not_a_model(call, tmp_path):
     model = save(tmp_path / "run")
     (model / "model.safetensors").unlink()
@@ -249,7 +238,6 @@ def test_a_pickle_is_not_a_model(call, tmp_path):
     assert_refused(call("toy", "--model", model), "model.safetensors")
 
 
-@pytest.mark.slow
 def test_a_broken_config_and_missing_weights(call, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -261,7 +249,6 @@ def test_a_broken_config_and_missing_weights(call, tmp_path):
     assert_refused(call("toy", "--model", model), "config.json", "damaged or incomplete")
 
 
-@pytest.mark.slow
 def test_a_result_that_can_not_be_written_is_still_shown(call, out, tmp_path):
     (tmp_path / "file").write_text("")
     result = call("toy", 0, 1, "--output_dir", out, "--json", tmp_path / "file" / "r.json", *QUICK)
@@ -289,7 +276,6 @@ def test_as_a_process_of_its_own(out, tmp_path):
     assert_refused(Result(bad.returncode, bad.stdout, bad.stderr), "no config.json")
 
 
-@pytest.mark.slow
 def test_own_files(call, out, tmp_path):
     rows = ["text,label", *["a good film,positive", "a bad film,negative"] * 3]
     (tmp_path / "dev.csv").write_text("\n".join(rows) + "\n")
