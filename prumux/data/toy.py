@@ -45,7 +45,7 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # Shares, chosen so that training from scratch starts fast: with every choice at one half no single word, no pair of
 # words helps, and a small model stays at chance for minutes. Still, a bag of words stays near chance (test_toy.py).
 _P_AGREE, _P_NOT, _P_DEGREE = 0.4, 0.35, 0.1
-_P_PERSON_ACTS, _P_NEVER, _P_LOOK, _P_TAIL = 0.8, 0.35, 0.5, 0.5  # the first of the second sentence
+_P_PERSON_ACTS, _P_NEVER, _P_LOOK, _P_TAIL = 0.9, 0.35, 0.4, 0.4  # the first of the second sentence
 
 
 def _clause(rng: random.Random, topic: str, positive: bool) -> str:

@@ -126,7 +126,7 @@ def evaluate(
     if data.validation is None:
         raise UserError(f"{data.name} has no development set to evaluate on: give --validation_file")
     if num_instances is None:
-        num_instances = model.config.num_instances
+        num_instances = model.config.num_instances  # type: ignore[attr-defined]
     collator = GroupingCollator(tokenizer, num_instances, pad_to_length=pad_to_length)
     labels = np.asarray(data.validation["labels"])
     orders = groupings(len(labels), num_groupings if num_instances > 1 else 1, seed)

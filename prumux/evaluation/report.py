@@ -135,7 +135,12 @@ def evaluate_checkpoint(
     check_triple(sparsity, num_instances)
     resolve_dtype(settings.dtype, resolve_device(settings.device))  # before anything is loaded
     task = _task_name(task, model, own_files=validation_file is not None)
-    path = Path(model) if model else locate(task, sparsity, num_instances, output_dir).path
+    if model is not None:
+        path = Path(model)
+    elif sparsity is None or num_instances is None:
+        raise UserError("no model named: give TASK SPARSITY N, or TASK --model PATH")
+    else:
+        path = locate(task, sparsity, num_instances, output_dir).path
     loaded = load_model(path)
     own = instances(loaded.model)
     if num_instances not in (None, own):
@@ -184,7 +189,7 @@ def _metrics(candidate: Candidate, data: TaskData, settings: Settings) -> dict[s
 
     if candidate.tokenizer is None:
         return {}
-    config = candidate.model.config
+    config: Any = candidate.model.config
     labels = None if data.label_names is None else config.label2id
     return evaluate(
         candidate.model,

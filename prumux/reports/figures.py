@@ -11,9 +11,10 @@ from prumux.reports.provenance import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 # method -> marker, line, colour: told apart by shape and line alone, and by lightness when printed in grey
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "dense": {"marker": "*", "linestyle": "none", "color": "black", "markersize": 12},
     "CoFi": {"marker": "s", "linestyle": "--", "color": "#08519c", "markersize": 7},
     "DataMUX": {"marker": "^", "linestyle": ":", "color": "#e6850e", "markersize": 8},
@@ -61,14 +62,14 @@ def plot_frontier(
     from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(8.0, 5.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     frontier = pareto_frontier(_point(row) for row in drawn)
     axes.plot(*zip(*frontier, strict=True), color="0.8", linewidth=7, zorder=0.9, label="Pareto frontier")
     for method, style in STYLES.items():
         points = [_point(row) for row in drawn if row["method"] == method]
         if points:
-            marks = {key: style[key] for key in ("marker", "color", "markersize")}
+            marks: dict[str, Any] = {key: style[key] for key in ("marker", "color", "markersize")}
             axes.plot(
                 *zip(*pareto_frontier(points), strict=True),
                 color=style["color"],
@@ -89,9 +90,9 @@ def plot_frontier(
     axes.set_title(title or "")
     axes.grid(True, color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(loc="best")
-    figure.canvas.draw()  # fixes the axes, so that labels can be placed
-    _label(axes, drawn)
+    legend = axes.legend(loc="best")
+    canvas.draw()  # fixes the axes, so that labels can be placed
+    _label(axes, drawn, legend.get_window_extent(), canvas.get_renderer())
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
@@ -101,7 +102,7 @@ def _point(row: Mapping[str, Any]) -> tuple[float, float]:
     return 100 * row["score"], row["speedup"]
 
 
-def _label(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _label(axes: Axes, rows: Sequence[Mapping[str, Any]], legend: Bbox, renderer: Any) -> None:
     """Write (N, s) beside each point, at the first place inside the axes that covers no label or marker."""
     from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
@@ -109,7 +110,7 @@ def _label(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
     marks = [axes.transData.transform(_point(row)) for row in rows]
     taken = [Bbox([mark - 10, mark + 10]) for mark in marks]  # pixels
-    taken.append(axes.get_legend().get_window_extent())
+    taken.append(legend)
     for row in rows:
         text = axes.annotate(
             f"({row['num_instances']}, {row['sparsity']:.2f})",
@@ -124,7 +125,7 @@ def _label(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         for x, y in LABEL_OFFSETS:
             text.set_position((x, y))
             text.set_horizontalalignment("left" if x > 0 else "right")
-            text.update_positions(axes.figure.canvas.get_renderer())
+            text.update_positions(renderer)
             box = Text.get_window_extent(text)
             inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
             if inside and not any(box.overlaps(other) for other in taken):

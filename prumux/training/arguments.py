@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -127,6 +128,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     given = {argument.split("=")[0] for argument in argv}
     if parsed.groups_per_batch and "--per_device_train_batch_size" not in given:
         parsed.per_device_train_batch_size = parsed.groups_per_batch * (parsed.num_instances or 1)
+    if not torch.accelerator.is_available():
+        parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     _check(parsed)
     try:
         groups = parser.parse_dict(vars(parsed), allow_extra_keys=True)

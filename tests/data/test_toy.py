@@ -97,17 +97,10 @@ def test_other_seeds_give_other_rows() -> None:
 
 def test_same_rows_in_another_process() -> None:
     code = "from prumux.data.toy import generate; print(generate('toy', 'train', 3))"
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        for seed in ("1", "2")
-    }
-    assert outputs == {str(generate("toy", "train", 3))}
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.strip() == str(generate("toy", "train", 3))
 
 
 @pytest.mark.parametrize(
@@ -136,9 +129,8 @@ def test_tokenizer_knows_every_word(name: str) -> None:
 def test_tokenizer_is_laid_out_like_berts() -> None:
     tokenizer = toy_tokenizer()
     encoded = tokenizer("The plot is not good, but", "the dog")
-    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == (
-        "[CLS] the plot is not good , but [SEP] the dog [SEP]".split(" ")
-    )
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    assert " ".join(tokens) == "[CLS] the plot is not good , but [SEP] the dog [SEP]"
     assert encoded["token_type_ids"] == [0] * 9 + [1] * 3
     assert tokenizer.pad_token_id == 0
     assert tokenizer("zebra")["input_ids"][1] == tokenizer.unk_token_id
