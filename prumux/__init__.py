@@ -10,6 +10,8 @@ from prumux.models.modeling import (
     PrumuxModel,
     PrumuxOutput,
 )
+from prumux.pruning.compaction import compact
+from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks
 
 __version__ = "0.1.0"
@@ -20,6 +22,7 @@ AutoModelForSequenceClassification.register(PrumuxConfig, PrumuxForSequenceClass
 AutoModelForMaskedLM.register(PrumuxConfig, PrumuxForMaskedLM, exist_ok=True)
 
 __all__ = [
+    "L0Gates",
     "Masks",
     "PrumuxConfig",
     "PrumuxForMaskedLM",
@@ -27,4 +30,5 @@ __all__ = [
     "PrumuxModel",
     "PrumuxOutput",
     "UserError",
+    "compact",
 ]

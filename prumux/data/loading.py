@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ def _read_glue_file(task: Task, split: str, data_dir: Path) -> Examples:
             f"no {split} file of {task.name} in '{data_dir}': expected '{paths[0]}' (GLUE's own layout); "
             "correct --data_dir, or leave it out to load from the hub"
         )
-    rows = _read_tsv(path, task.headerless_columns, skip_malformed=True)
+    rows = _read_tsv(path, task.headerless_columns, lenient=True)
     return _columns(path, rows, task.file_columns[:-1], task.file_columns[-1])
 
 
@@ -223,10 +224,11 @@ def _text_of(path: Path) -> str:
         raise UserError(f"can't read '{path}' ({error.strerror}): check its permissions") from None
 
 
-def _read_tsv(
-    path: Path, header: Sequence[str] = (), skip_malformed: bool = False
-) -> Iterator[tuple[int, Row]]:
-    """Tab-separated, quotes are plain characters (as in GLUE). ``header`` names the columns of a file without."""
+def _read_tsv(path: Path, header: Sequence[str] = (), lenient: bool = False) -> Iterator[tuple[int, Row]]:
+    """Tab-separated, quotes are plain characters (as in GLUE). ``header`` names the columns of a file without.
+
+    ``lenient`` ignores surplus fields and skips rows that lack some.
+    """
     lines = _text_of(path).split("\n")
     skipped = 0
     for number, line in enumerate(lines, start=1):
@@ -235,14 +237,14 @@ def _read_tsv(
             continue
         if not header:
             header = [name.strip() for name in fields]
-        elif len(fields) >= len(header):
+        elif len(fields) == len(header) or (lenient and len(fields) > len(header)):
             yield number, dict(zip(header, fields, strict=False))
-        elif skip_malformed and len(fields) > 1:  # the published QQP has such rows
+        elif lenient and len(fields) > 1:  # the published QQP has such rows
             skipped += 1
         else:
             raise UserError(
-                f"'{path}' line {number} has {len(fields)} of the {len(header)} columns {_join(header)}: "
-                "separate the columns by tabs"
+                f"'{path}' line {number} has {len(fields)} fields for the {len(header)} columns {_join(header)}: "
+                "separate the columns by one tab each"
             )
     if skipped:
         logger.warning("skipped %d rows with missing fields in %s", skipped, path)
@@ -253,6 +255,10 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     reader = csv.DictReader(_text_of(path).splitlines(keepends=True), strict=True)
     try:
         for row in reader:
+            if None in row:  # surplus fields: a comma in a text that is not quoted would cut it
+                raise UserError(
+                    f"'{path}' line {reader.line_num} has more fields than columns: quote texts with \"\""
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise UserError(
@@ -322,18 +328,18 @@ def _are_scores(labels: Sequence[Any]) -> bool:
     """All numbers, and not all of them whole: "1.0" and 2.5 are scores, "1" and 2 are classes."""
     try:
         [float(label) for label in labels]
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return not all(_name(label).lstrip("+-").isdigit() for label in labels)
 
 
 def _score(label: Any, source: str) -> float:
     try:
-        return float(label)
+        if math.isfinite(score := float(label)):
+            return score
     except (TypeError, ValueError):
-        raise UserError(
-            f"the label '{label}' in {source} is not a number: this task predicts a score"
-        ) from None
+        pass
+    raise UserError(f"the label '{label}' in {source} is not a number: give a score, or name another task")
 
 
 def _join(names: Iterable[str]) -> str:

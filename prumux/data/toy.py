@@ -109,7 +109,8 @@ _GRAMMARS: dict[str, Callable[[random.Random], Row]] = {"toy": _toy_row, "toy-nl
 def _draw(task_name: str, split: str, size: int, seed: int, taken: set[tuple[str, ...]]) -> list[Row]:
     """``size`` different rows, none of whose texts is in ``taken``; every split has its own random stream."""
     rng = random.Random(f"{task_name}/{split}/{seed}")  # a string seed is the same in every process
-    seen, rows = set(taken), []
+    seen = set(taken)
+    rows: list[Row] = []
     while len(rows) < size:
         row = _GRAMMARS[task_name](rng)
         if (key := _texts(row)) not in seen:

@@ -1,0 +1,55 @@
+"""The `prumux` command: everything that is not one of the scripts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import NoReturn
+
+from prumux.errors import UserError, guard
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see {self.prog} --help")
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from prumux.quickstart import quickstart
+    from prumux.reports.tables import format_report
+
+    report = quickstart(arguments.task, arguments.output_dir, arguments.seed, arguments.repeats)
+    print(format_report(report))
+    print(f"written: {arguments.output_dir}/results.json, {arguments.output_dir}/frontier.png")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command with its subcommands."""
+    parser = _Parser(prog="prumux", description="Structured pruning and data multiplexing for Transformer encoders.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    quickstart = commands.add_parser(
+        "quickstart", help="the whole pipeline on an embedded task, in minutes on two CPU cores"
+    )
+    quickstart.add_argument("--task", default="toy", help="toy (one sentence) or toy-nli (pairs); default toy")
+    quickstart.add_argument("--output_dir", default="out/quickstart", help="default out/quickstart")
+    quickstart.add_argument("--seed", type=int, default=57)
+    quickstart.add_argument("--repeats", type=int, default=5, help="timed repeats of the throughput measurement")
+    quickstart.set_defaults(run=_quickstart)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console command."""
+
+    def run() -> None:
+        arguments = build_parser().parse_args(argv)
+        logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+        logging.getLogger("prumux").setLevel(logging.INFO)
+        arguments.run(arguments)
+
+    guard(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The model as a Hugging Face user meets it: plain BERT at N=1, groups of N, masks on padding, saving and loading."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from prumux import PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification
+from prumux.models.demultiplexers import DEMULTIPLEXERS
+from prumux.models.multiplexers import MULTIPLEXERS
+
+VARIANTS = [(muxing, demuxing) for muxing in MULTIPLEXERS for demuxing in DEMULTIPLEXERS]
+
+
+def classifier(config: PrumuxConfig) -> PrumuxForSequenceClassification:
+    return PrumuxForSequenceClassification(config).eval()
+
+
+def test_one_instance_is_bert(tmp_path, rows):
+    bert = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+            max_position_embeddings=40, num_labels=3,
+        )
+    ).eval()
+    bert.save_pretrained(tmp_path)
+    ours = PrumuxForSequenceClassification.from_pretrained(tmp_path, num_instances=1).eval()
+    ids, mask = rows(6)
+    types = torch.randint(0, 2, ids.shape)
+    with torch.no_grad():
+        expected = bert(ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
+        got = ours(ids, mask, types, output_hidden_states=True)
+    for a, b in zip(got.hidden_states, expected.hidden_states, strict=True):
+        assert (a - b)[mask.bool()].abs().max() <= 1e-5
+    assert (got.logits - expected.logits).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("muxing", "demuxing"), VARIANTS)
+@pytest.mark.parametrize("learned", [False, True])
+def test_every_variant_trains(tiny, rows, muxing, demuxing, learned):
+    config = tiny(
+        num_instances=2, muxing_variant=muxing, demuxing_variant=demuxing, learn_muxing=learned, retrieval_loss_coeff=0.1
+    )
+    model = PrumuxForSequenceClassification(config)
+    ids, mask = rows(8)
+    labels = torch.randint(0, 2, (8,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = model.bert.multiplexer.vectors.detach().clone()
+    losses = []
+    for _ in range(8):
+        loss = model(ids, mask, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert torch.equal(model.bert.multiplexer.vectors, before) != learned
+
+
+@pytest.mark.parametrize("demuxing", DEMULTIPLEXERS)
+def test_longer_padding_changes_nothing(tiny, rows, demuxing):
+    model = classifier(tiny(num_instances=2, demuxing_variant=demuxing))
+    ids, mask = rows(4)
+    wider = torch.nn.functional.pad(ids, (0, 5)), torch.nn.functional.pad(mask, (0, 5))
+    with torch.no_grad():
+        assert torch.allclose(model(ids, mask).logits, model(*wider).logits, atol=1e-6)
+
+
+def test_attended_padding_is_a_compatibility_setting(tiny, rows):
+    model = classifier(tiny(num_instances=2, attend_padding=True))
+    ids, mask = rows(4)
+    with torch.no_grad():
+        assert torch.equal(model(ids, mask).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("demuxing", DEMULTIPLEXERS)
+def test_groups_do_not_touch_each_other_and_inputs_stay(tiny, rows, demuxing):
+    model = classifier(tiny(num_instances=2, demuxing_variant=demuxing))
+    ids, mask = rows(6)
+    original = ids.clone()
+    with torch.no_grad():
+        logits = model(ids, mask).logits
+        changed = ids.clone()
+        changed[0, 1:] = 3
+        other = model(changed, mask).logits
+    assert torch.equal(ids, original)
+    assert torch.allclose(logits[2:], other[2:], atol=1e-6)
+    assert not torch.allclose(logits[:2], other[:2], atol=1e-4)
+
+
+def test_filled_rows_do_not_count_in_the_loss(tiny, rows):
+    model = classifier(tiny(num_instances=2))
+    ids, mask = rows(4)
+    labels = torch.tensor([1, 0, 1, -100])
+    loss = model(ids, mask, labels=labels).loss
+    logits = model(ids, mask).logits
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits[:3], labels[:3]))
+    scores = classifier(tiny(num_instances=2, num_labels=1))
+    loss = scores(ids, mask, labels=torch.tensor([0.5, 2.0, 1.0, -100.0])).loss
+    expected = (scores(ids, mask).logits[:3, 0] - torch.tensor([0.5, 2.0, 1.0])).square().mean()
+    assert torch.allclose(loss, expected)
+
+
+def test_wrong_inputs_name_the_remedy(tiny, rows):
+    model = classifier(tiny(num_instances=2))
+    ids, mask = rows(7)
+    with pytest.raises(ValueError, match="batch of 7 rows can't form groups of 2: use GroupingCollator"):
+        model(ids, mask)
+    with pytest.raises(ValueError, match="max_position_embeddings 40"):
+        model(torch.ones(2, 41, dtype=torch.long))
+    with pytest.raises(ValueError, match="choose one of: binary_hadamard, gaussian_hadamard, random_ortho"):
+        classifier(tiny(num_instances=2, muxing_variant="gaussian"))
+    with pytest.raises(ValueError, match="num_instances must not exceed the hidden size"):
+        classifier(tiny(num_instances=17, muxing_variant="binary_hadamard"))
+    with pytest.raises(Exception, match="num_instances is 0"):
+        tiny(num_instances=0)
+
+
+@pytest.mark.parametrize(("muxing", "demuxing"), VARIANTS)
+@pytest.mark.parametrize("learned", [False, True])
+def test_saved_and_loaded_by_the_auto_classes(tiny, rows, tmp_path, muxing, demuxing, learned):
+    model = classifier(
+        tiny(num_instances=2, muxing_variant=muxing, demuxing_variant=demuxing, learn_muxing=learned, num_labels=3)
+    )
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids, mask = rows(4)
+    with torch.no_grad():
+        assert (loaded(ids, mask).logits - model(ids, mask).logits).abs().max() <= 1e-6
+    assert loaded.bert.multiplexer.vectors.requires_grad == learned
+
+
+def test_masked_language_model(tiny, rows, tmp_path):
+    model = PrumuxForMaskedLM(tiny(num_instances=2, retrieval_loss_coeff=0.5)).eval()
+    ids, mask = rows(4)
+    labels = torch.where((torch.rand(ids.shape) < 0.4) & mask.bool(), ids, -100)
+    labels[0, 0] = ids[0, 0]
+    with torch.no_grad():
+        full = model(ids, mask).logits
+        output = model(ids, mask, labels=labels)
+    assert full.shape == (4, 7, 50)
+    assert torch.allclose(output.logits, full[labels != -100], atol=1e-5)
+    assert torch.allclose(output.loss, output.task_loss + 0.5 * output.retrieval_loss)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert (loaded(ids, mask).logits - full).abs().max() <= 1e-6
+    assert loaded.lm_head.decoder.weight is loaded.bert.embeddings.word_embeddings.weight
+
+
+def test_multiplexing_vectors():
+    sizes = {"num_instances": 3, "hidden_size": 12, "norm": 5.0, "epsilon": 0.3, "learned": False}
+    gaussian = MULTIPLEXERS["gaussian_hadamard"](**sizes).initial_vectors()
+    assert torch.allclose(gaussian.norm(dim=-1), torch.full((3,), 5.0))
+    binary = MULTIPLEXERS["binary_hadamard"](**sizes).initial_vectors()
+    assert binary.sum(-1).tolist() == [5, 6, 5]
+    assert binary.any(dim=0).all()
+    ortho = MULTIPLEXERS["random_ortho"](**sizes).initial_vectors()
+    assert torch.allclose(ortho @ ortho.mT, torch.eye(12).expand(3, -1, -1), atol=1e-5)
