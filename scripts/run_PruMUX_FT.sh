@@ -32,4 +32,6 @@ run "$PROJECT/run_glue.py" --setting finetuning "${ARGS[@]}" --learning_rate "$L
   --model_name_or_path "${MODEL:-$PRUNED_DIR/best}" "${DISTILLATION[@]}" --do_train --do_eval \
   --output_dir "$FT_DIR" ${EXTRA:-}
 
-next_step "finetuned model: $FT_DIR/best. Next, measure it:" "$PYTHON $PROJECT/evaluation.py $TASK $SPARSITY $N"
+length=''
+! is_embedded "$TASK" || length=" --max_seq_length 32" # the toy encoder has fewer positions than the paper's 128
+next_step "finetuned model: $FT_DIR/best. Next, measure it:" "$PYTHON $PROJECT/evaluation.py $TASK $SPARSITY $N$length"

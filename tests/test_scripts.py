@@ -123,7 +123,9 @@ def test_every_argument_is_positional() -> None:
 
 
 def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> None:
-    calls = planned(bash(script("run_PruMUX_FT.sh"), OUTPUT_DIR=str(tmp_path), EPOCHS="3"))
+    done = bash(script("run_PruMUX_FT.sh"), OUTPUT_DIR=str(tmp_path), EPOCHS="3")
+    assert done.stderr.splitlines()[-1].endswith("evaluation.py toy 0.60 2 --max_seq_length 32")
+    calls = planned(done)
     assert [call["--setting"] for call in calls] == [
         "retrieval_pretraining",
         "finetuning",

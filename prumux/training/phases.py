@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     overwrite = "--overwrite_output_dir" in argv
     argv = [argument for argument in argv if argument != "--overwrite_output_dir"]
     arguments = parse_arguments(argv)
+    _set_up_logging(arguments)
     output = Path(arguments.training.output_dir)
     wanted = _computing_flags(argv)
     if overwrite:
@@ -58,7 +59,6 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     if arguments.training.do_train and (finished := _finished(output, wanted)) is not None:
         logger.info("%s is finished: nothing to do (--overwrite_output_dir trains again)", output)
         return finished
-    _set_up_logging(arguments)
     set_seed(arguments.training.seed)
     start = time.monotonic()
     trainer = build_trainer(arguments)

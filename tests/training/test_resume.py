@@ -1,0 +1,87 @@
+"""kill -9 in the middle of pruning, the same command again: everything ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from prumux import PrumuxForSequenceClassification
+from prumux.data.toy import toy_tokenizer
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def teacher(tmp_path, tiny) -> Path:
+    """A small multiplexed model of the embedded task, with random weights."""
+    tokenizer = toy_tokenizer()
+    config = tiny(
+        vocab_size=len(tokenizer), num_instances=2, hidden_dropout_prob=0.1, id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+    folder = tmp_path / "teacher"
+    PrumuxForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def command(teacher: Path, output: Path) -> list[str]:
+    flags = (
+        "--setting pruning --task_name toy --num_instances 2 --target_sparsity 0.6 --sparsity_epsilon 0.02 "
+        "--layer_distill_version 5 --max_train_samples 320 --max_eval_samples 64 --per_device_train_batch_size 16 "
+        "--num_train_epochs 4 --lagrangian_warmup_epochs 2 --reg_learning_rate 0.2 --learning_rate 1e-3 "
+        "--eval_strategy steps --eval_steps 8 --save_strategy steps --save_steps 8 --logging_steps 8 "
+        "--disable_tqdm True --do_train --do_eval"
+    )
+    return [
+        sys.executable, str(PROJECT / "run_glue.py"), *flags.split(),
+        "--model_name_or_path", str(teacher), "--output_dir", str(output),
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+
+
+@pytest.mark.slow
+def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(teacher, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(teacher, whole), check=True, env=environment(), capture_output=True)
+
+    process = subprocess.Popen(command(teacher, killed), env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(killed.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "run.json").exists()
+    done = subprocess.run(command(teacher, killed), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+
+    first, second = (json.loads((folder / "run.json").read_text()) for folder in (whole, killed))
+    assert second["metrics"] == first["metrics"]
+    assert second["sparsity"] == first["sparsity"]
+    assert abs(first["sparsity"] - 0.6) <= 0.02
+    evaluations = [
+        [{k: v for k, v in entry.items() if k.startswith("eval_")} for entry in run["history"] if "eval_accuracy" in entry]
+        for run in (first, second)
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert len(evaluations[0]) == 10
+    weights = [load_file(folder / "best" / "model.safetensors") for folder in (whole, killed)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+    again = subprocess.run(command(teacher, killed), env=environment(), capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "is finished: nothing to do" in again.stderr
