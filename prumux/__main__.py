@@ -26,15 +26,21 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command with its subcommands."""
-    parser = _Parser(prog="prumux", description="Structured pruning and data multiplexing for Transformer encoders.")
+    parser = _Parser(
+        prog="prumux", description="Structured pruning and data multiplexing for Transformer encoders."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     quickstart = commands.add_parser(
         "quickstart", help="the whole pipeline on an embedded task, in minutes on two CPU cores"
     )
-    quickstart.add_argument("--task", default="toy", help="toy (one sentence) or toy-nli (pairs); default toy")
+    quickstart.add_argument(
+        "--task", default="toy", help="toy (one sentence) or toy-nli (pairs); default toy"
+    )
     quickstart.add_argument("--output_dir", default="out/quickstart", help="default out/quickstart")
     quickstart.add_argument("--seed", type=int, default=57)
-    quickstart.add_argument("--repeats", type=int, default=5, help="timed repeats of the throughput measurement")
+    quickstart.add_argument(
+        "--repeats", type=int, default=5, help="timed repeats of the throughput measurement"
+    )
     quickstart.set_defaults(run=_quickstart)
     return parser
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A wrong argument, file or checkpoint. The message is one line: what was wrong, what was expected, the remedy."""
+    """A wrong argument, file or checkpoint; one line says what was wrong, what was expected and the remedy."""
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Run an entry point; a :class:`UserError` becomes one line on stderr and exit code 2, an interrupt exit code 130."""
+    """Run an entry point; a :class:`UserError` becomes one line on stderr and exit code 2, an interrupt 130."""
     try:
         main()
     except UserError as error:

@@ -31,9 +31,25 @@ def plan(task: str, output: Path, configs: Path) -> list[Step]:
     def pruned_from(name: str, teacher: str, instances: int, shown_as: str) -> list[Step]:
         best = str(output / teacher / "best")
         mix = ("--num_instances", str(instances))
-        pruning = ("--setting", "pruning", "--model_name_or_path", best, "--target_sparsity", f"{SPARSITY:.2f}", *mix)
+        pruning = (
+            "--setting",
+            "pruning",
+            "--model_name_or_path",
+            best,
+            "--target_sparsity",
+            f"{SPARSITY:.2f}",
+            *mix,
+        )
         pruned = str(output / name / "best")
-        finetuning = ("--setting", "finetuning", "--model_name_or_path", pruned, "--distillation_path", best, *mix)
+        finetuning = (
+            "--setting",
+            "finetuning",
+            "--model_name_or_path",
+            pruned,
+            "--distillation_path",
+            best,
+            *mix,
+        )
         return [Step(name, pruning), Step(f"{name}/FT", finetuning, shown_as)]
 
     mix = ("--num_instances", str(NUM_INSTANCES))
@@ -42,12 +58,20 @@ def plan(task: str, output: Path, configs: Path) -> list[Step]:
         Step("dense", ("--setting", "baseline", *shape), "dense"),
         *pruned_from(f"cofi_{SPARSITY:.2f}", "dense", 1, "CoFi (pruned)"),
         Step(f"retrieval_{NUM_INSTANCES}", ("--setting", "retrieval_pretraining", *shape, *mix)),
-        Step(f"mux_{NUM_INSTANCES}", ("--setting", "finetuning", "--model_name_or_path", warm, *mix), "DataMUX (multiplexed)"),
-        *pruned_from(f"prumux_{NUM_INSTANCES}_{SPARSITY:.2f}", f"mux_{NUM_INSTANCES}", NUM_INSTANCES, "PruMUX (both)"),
+        Step(
+            f"mux_{NUM_INSTANCES}",
+            ("--setting", "finetuning", "--model_name_or_path", warm, *mix),
+            "DataMUX (multiplexed)",
+        ),
+        *pruned_from(
+            f"prumux_{NUM_INSTANCES}_{SPARSITY:.2f}", f"mux_{NUM_INSTANCES}", NUM_INSTANCES, "PruMUX (both)"
+        ),
     ]
 
 
-def quickstart(task: str = "toy", output_dir: str | Path = "out/quickstart", seed: int = 57, repeats: int = 5) -> dict[str, Any]:
+def quickstart(
+    task: str = "toy", output_dir: str | Path = "out/quickstart", seed: int = 57, repeats: int = 5
+) -> dict[str, Any]:
     """Train what is not trained yet, evaluate all models side by side, write ``results.json`` and ``frontier.png``.
 
     Returns:
@@ -65,20 +89,31 @@ def quickstart(task: str = "toy", output_dir: str | Path = "out/quickstart", see
     from prumux.training.phases import run
 
     if get_task(task).folder is not None:
-        raise UserError(f"quickstart runs the embedded tasks toy and toy-nli, not {task}: use scripts/run_PruMUX.sh")
+        raise UserError(
+            f"quickstart runs the embedded tasks toy and toy-nli, not {task}: use scripts/run_PruMUX.sh"
+        )
     configs = Path(__file__).resolve().parents[1] / "configs"
     if not configs.is_dir():
         raise UserError(f"no folder {configs}: run the quickstart from a clone of the project")
     output = Path(output_dir)
     steps = plan(task, output, configs)
-    common = ("--task_name", task, "--recipe", str(configs / "recipes" / "quickstart.yaml"), "--seed", str(seed))
+    common = (
+        "--task_name",
+        task,
+        "--recipe",
+        str(configs / "recipes" / "quickstart.yaml"),
+        "--seed",
+        str(seed),
+    )
     for number, step in enumerate(steps, start=1):
         logger.info("[%d/%d] %s", number, len(steps), step.name)
         run([*step.flags, *common, "--do_train", "--do_eval", "--output_dir", str(output / step.name)])
     candidates = [load_model(output / step.name / "best", step.shown_as) for step in steps if step.shown_as]
     data = load_task(task)
     settings = Settings(max_seq_length=32, repeats=repeats, seed=seed)
-    report = evaluate_candidates(candidates, data, settings, baseline="dense") | {"provenance": provenance(seed)}
+    report = evaluate_candidates(candidates, data, settings, baseline="dense") | {
+        "provenance": provenance(seed)
+    }
     write_json(output / "results.json", report)
     plot_frontier(report["rows"], output / "frontier.png", metric=report["main_metric"])
     return report

@@ -64,12 +64,20 @@ def test_the_toy_architecture_fits_the_toy_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=stem)
-def test_recipes_have_a_section_for_every_phase(path: Path) -> None:
-    assert set(yaml.safe_load(path.read_text())) == PHASES
+def test_recipes_have_sections_for_phases(path: Path) -> None:
+    sections = set(yaml.safe_load(path.read_text()))
+    assert sections <= PHASES
+    assert sections == PHASES or path.stem != "paper"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=stem)
-@pytest.mark.parametrize("phase", sorted(PHASES))
+@pytest.mark.parametrize(
+    ("path", "phase"),
+    [
+        pytest.param(path, phase, id=f"{path.stem}-{phase}")
+        for path in RECIPES
+        for phase in yaml.safe_load(path.read_text())
+    ],
+)
 @pytest.mark.parametrize(("num_instances", "task"), [(1, "SST-2"), (2, "SST-2"), (2, "RTE")])
 def test_recipes_reach_training(
     path: Path, phase: str, num_instances: int, task: str, tmp_path: Path

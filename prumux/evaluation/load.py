@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from prumux.errors import UserError
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
+from prumux.models.loading import load_tokenizer, quiet_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +47,12 @@ def load_model(path: str | Path, name: str | None = None) -> Candidate:
     Raises:
         UserError: no such folder, a broken or incomplete file, or no tokenizer.
     """
-    from transformers import AutoTokenizer
-
     model, missing = _load_weights(path)
     if missing:
         raise UserError(
             f"{shown(path)} has no weights for {missing[0]}: finetune it first, or name another --model"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"no tokenizer in {shown(path)}: copy the files of its training run there") from error
+    tokenizer = load_tokenizer(str(path))
     name = name or method(instances(model), size(model)["sparsity"])
     return Candidate(name, model, tokenizer, str(shown(path)))
 
@@ -137,22 +133,19 @@ def size(model: torch.nn.Module) -> dict[str, Any]:
 def _load_weights(path: str | Path) -> tuple[torch.nn.Module, list[str]]:
     """The model of a folder in float32, and the names of the weights that its file lacks."""
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as progress
 
     _read_config(path)
-    verbosity, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
-    progress.set_verbosity_error()  # what is missing becomes one line here instead of a table
-    progress.disable_progress_bar()
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=True
-        )
-    except BROKEN_FOLDER as error:
+        with quiet_transformers():  # what is missing becomes one line here instead of a table
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+    except Exception as error:  # safetensors, transformers and huggingface_hub each raise their own kinds
         raise _unreadable(path, error) from error
-    finally:
-        progress.set_verbosity(verbosity)
-        if bars:
-            progress.enable_progress_bar()
     return model, sorted(info["missing_keys"])
 
 

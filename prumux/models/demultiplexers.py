@@ -125,7 +125,9 @@ class Mlp(Demultiplexer):
     ) -> None:
         super().__init__()
         self.first = nn.ModuleList(nn.Linear(input_size, output_size) for _ in range(num_instances))
-        self.norms = nn.ModuleList(nn.LayerNorm(output_size, eps=layer_norm_eps) for _ in range(num_instances))
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(output_size, eps=layer_norm_eps) for _ in range(num_instances)
+        )
         self.last = nn.Linear(output_size, output_size)
         self.norm = nn.LayerNorm(output_size, eps=layer_norm_eps)
         self.activation = ACT2FN[activation]

@@ -82,7 +82,9 @@ class SelfAttention(nn.Module):
         """x [G, L, D], attention_mask bool [G, 1, 1, L], head [H] -> context [G, L, H * head_dim]."""
         groups, length, _ = x.shape
         query, key, value = (
-            projection(x).view(groups, length, self.num_heads, self.head_dim).transpose(1, 2)  # (G, H, L, head_dim)
+            projection(x)
+            .view(groups, length, self.num_heads, self.head_dim)
+            .transpose(1, 2)  # (G, H, L, head_dim)
             for projection in (self.query, self.key, self.value)
         )
         context = nn.functional.scaled_dot_product_attention(
@@ -109,7 +111,9 @@ class ResidualOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, inner: Tensor, residual: Tensor, block: Tensor | None, stream: StreamMask | None) -> Tensor:
+    def forward(
+        self, inner: Tensor, residual: Tensor, block: Tensor | None, stream: StreamMask | None
+    ) -> Tensor:
         """inner [G, L, input_size], residual [G, L, D], block: the block's coarse mask () -> [G, L, D]."""
         if stream is None or self.scale_bias:
             written = read(self.dense(inner), stream)
@@ -118,14 +122,23 @@ class ResidualOutput(nn.Module):
             written = nn.functional.linear(inner, self.dense.weight) * stream.scale + bias
         if block is not None:
             written = written * block
-        return masked_layer_norm(self.LayerNorm, residual + self.dropout(written), stream.keep if stream else None)
+        return masked_layer_norm(
+            self.LayerNorm, residual + self.dropout(written), stream.keep if stream else None
+        )
 
 
 class Attention(nn.Module):
     """An attention block."""
 
     def __init__(
-        self, *, hidden_size: int, num_heads: int, head_dim: int, layer_norm_eps: float, dropout: float, attention_dropout: float
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        layer_norm_eps: float,
+        dropout: float,
+        attention_dropout: float,
     ) -> None:
         super().__init__()
         self.self = SelfAttention(
@@ -139,7 +152,9 @@ class Attention(nn.Module):
             scale_bias=True,
         )
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None) -> Tensor:
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None
+    ) -> Tensor:
         context = self.self(read(x, stream), attention_mask, masks.head)
         return self.output(context, x, masks.head_layer, stream)
 
@@ -196,7 +211,9 @@ class EncoderLayer(nn.Module):
                 scale_bias=False,
             )
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None) -> Tensor:
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None
+    ) -> Tensor:
         if masks.attention_alive:
             x = self.attention(x, attention_mask, masks, stream)
         if masks.ffn_alive:

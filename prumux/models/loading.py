@@ -72,7 +72,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def build_config(
-    fields: Mapping[str, Any], overrides: Mapping[str, Any], label_names: Sequence[str] | None, *, classifies: bool
+    fields: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    label_names: Sequence[str] | None,
+    *,
+    classifies: bool,
 ) -> PrumuxConfig:
     """A configuration from ``fields`` with ``overrides`` and the task's labels (``None``: regression)."""
     values = {name: value for name, value in fields.items() if name != "_is_prumux"} | dict(overrides)

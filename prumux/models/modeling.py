@@ -108,7 +108,11 @@ class PrumuxPreTrainedModel(PreTrainedModel):
 
     config_class = PrumuxConfig
     base_model_prefix = "bert"
-    _keys_to_ignore_on_load_unexpected = ("pooler", r"cls\.", "position_ids")  # parts of BERT checkpoints not used here
+    _keys_to_ignore_on_load_unexpected = (
+        "pooler",
+        r"cls\.",
+        "position_ids",
+    )  # parts of BERT checkpoints not used here
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -141,14 +145,18 @@ class PrumuxModel(PrumuxPreTrainedModel):
         )
         self.encoder = build_encoder(config)
         self.pooler = (
-            Pooler(input_size=config.hidden_size, output_size=config.dense_hidden_size) if add_pooling_layer else None
+            Pooler(input_size=config.hidden_size, output_size=config.dense_hidden_size)
+            if add_pooling_layer
+            else None
         )
         self.multiplexer = build_multiplexer(config) if config.is_multiplexed else None
         self.demultiplexer = build_demultiplexer(config) if config.is_multiplexed else None
         self.prefix_length = self.demultiplexer.prefix_length if self.demultiplexer is not None else 0
         # One marker per instance and, last, the filler of the other prefix positions.
         self.prefix_embeddings = (
-            nn.Parameter(torch.empty(self.prefix_length + 1, config.hidden_size)) if self.prefix_length else None
+            nn.Parameter(torch.empty(self.prefix_length + 1, config.hidden_size))
+            if self.prefix_length
+            else None
         )
         self.post_init()
 
@@ -180,7 +188,9 @@ class PrumuxModel(PrumuxPreTrainedModel):
                 f"sequences of {length} tokens and a prefix of {self.prefix_length} exceed "
                 f"max_position_embeddings {config.max_position_embeddings}: truncate the inputs"
             )
-        layer_masks, stream = resolve(masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size)
+        layer_masks, stream = resolve(
+            masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size
+        )
         attended = (
             torch.ones(rows // instances, length, dtype=torch.bool, device=input_ids.device)
             if attention_mask is None
@@ -189,7 +199,9 @@ class PrumuxModel(PrumuxPreTrainedModel):
         x, attended = self._embed(input_ids, token_type_ids, attended, stream)
         use_mask = attention_mask is not None and not config.attend_padding
         hidden_states = self.encoder(x, attended if use_mask else None, layer_masks, stream)
-        return EncoderState(hidden_states=hidden_states, attended=attended, stream=stream, prefix=self.prefix_length)
+        return EncoderState(
+            hidden_states=hidden_states, attended=attended, stream=stream, prefix=self.prefix_length
+        )
 
     def _embed(
         self, input_ids: Tensor, token_type_ids: Tensor | None, attended: Tensor, stream: StreamMask | None
@@ -204,7 +216,9 @@ class PrumuxModel(PrumuxPreTrainedModel):
             if token_type_ids is not None:
                 token_type_ids = nn.functional.pad(token_type_ids, (self.prefix_length, 0))
         embedded = self.embeddings(words, token_type_ids, stream)
-        mixture = read(self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances))), stream)  # (B, L, D)
+        mixture = read(
+            self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances))), stream
+        )  # (B, L, D)
         if self.config.embed_twice:
             mixture = self.embeddings.finish(mixture, None, stream)
         return mixture, attended
@@ -275,7 +289,9 @@ class LMHead(nn.Module):
     ) -> None:
         super().__init__()
         self.transform = nn.Sequential(
-            nn.Linear(input_size, hidden_size), ACT2FN[activation], nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+            nn.Linear(input_size, hidden_size),
+            ACT2FN[activation],
+            nn.LayerNorm(hidden_size, eps=layer_norm_eps),
         )
         self.decoder = nn.Linear(hidden_size, vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -327,12 +343,14 @@ def retrieval_loss(
 
 
 class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
-    """Classification (or regression, ``num_labels=1``) of N inputs per mixture, from their demultiplexed first token."""
+    """Classification (or regression, ``num_labels=1``) of N inputs per mixture, from their first tokens."""
 
     def __init__(self, config: PrumuxConfig) -> None:
         super().__init__(config)
         self.bert = PrumuxModel(config, add_pooling_layer=not config.is_multiplexed)
-        dropout = config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
+        dropout = (
+            config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
+        )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.dense_hidden_size, config.num_labels)
         self.lm_head = None
@@ -382,7 +400,7 @@ class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy (integer labels) or mean squared error (float labels, one output), rows ``IGNORE_INDEX`` left out."""
+    """Cross entropy (integer labels) or mean squared error (float labels); rows ``IGNORE_INDEX`` don't count."""
     if labels.is_floating_point():
         counted = labels != IGNORE_INDEX
         return nn.functional.mse_loss(logits.squeeze(-1)[counted], labels[counted])
@@ -438,7 +456,9 @@ class PrumuxForMaskedLM(PrumuxPreTrainedModel):
         output.loss = torch.stack(terms).sum() if terms else None
         return output
 
-    def _masked_token_scores(self, state: EncoderState, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _masked_token_scores(
+        self, state: EncoderState, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         last = state.hidden_states[-1]
         if labels is None:
             return self.lm_head(self.bert.demultiplex(last[:, state.prefix :], state).flatten(0, 1)), None

@@ -41,7 +41,9 @@ class Hadamard(Multiplexer):
 class GaussianHadamard(Hadamard):
     """Vectors ``norm * g / |g|`` with ``g`` standard normal."""
 
-    def __init__(self, *, num_instances: int, hidden_size: int, norm: float, learned: bool, **_: object) -> None:
+    def __init__(
+        self, *, num_instances: int, hidden_size: int, norm: float, learned: bool, **_: object
+    ) -> None:
         super().__init__((num_instances, hidden_size), learned=learned)
         self.norm = norm
 
@@ -53,7 +55,9 @@ class GaussianHadamard(Hadamard):
 class BinaryHadamard(Hadamard):
     """0/1 vectors: the width is cut into N chunks; neighbours overlap by ``epsilon / 2`` of a chunk on each side."""
 
-    def __init__(self, *, num_instances: int, hidden_size: int, epsilon: float, learned: bool, **_: object) -> None:
+    def __init__(
+        self, *, num_instances: int, hidden_size: int, epsilon: float, learned: bool, **_: object
+    ) -> None:
         if num_instances > hidden_size:
             raise ValueError(
                 f"binary_hadamard cuts {hidden_size} hidden dimensions into {num_instances} chunks: "

@@ -7,7 +7,6 @@ part of it (as in CoFi, but with the biases counted exactly).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +42,13 @@ class Structure:
         """The structure of a model, or the one that is left of it under ``masks``."""
         heads, inner, hidden = config.heads_per_layer, config.intermediate_per_layer, config.hidden_size
         layers, _ = resolve(masks, heads, inner, hidden)
-        left = [_left(layer.head, size) if layer.attention_alive else 0 for layer, size in zip(layers, heads, strict=True)]
+        left = [
+            _left(layer.head, size) if layer.attention_alive else 0
+            for layer, size in zip(layers, heads, strict=True)
+        ]
         inner_left = [
-            _left(layer.intermediate, size) if layer.ffn_alive else 0 for layer, size in zip(layers, inner, strict=True)
+            _left(layer.intermediate, size) if layer.ffn_alive else 0
+            for layer, size in zip(layers, inner, strict=True)
         ]
         width = hidden if masks is None else _left(masks.hidden, hidden)
         return cls(width, tuple(left), tuple(inner_left), config.head_dim)

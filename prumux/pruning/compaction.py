@@ -27,7 +27,9 @@ class _Kept:
             raise ValueError("masks.hidden removes every hidden dimension: keep at least one")
         self.width, self.head_dim = config.hidden_size, config.head_dim
         self.heads, self.inner, self.coarse = [], [], []
-        for layer, heads, inner in zip(layers, config.heads_per_layer, config.intermediate_per_layer, strict=True):
+        for layer, heads, inner in zip(
+            layers, config.heads_per_layer, config.intermediate_per_layer, strict=True
+        ):
             self.heads.append(self._survivors(layer.head, heads if layer.attention_alive else 0, device))
             self.inner.append(self._survivors(layer.intermediate, inner if layer.ffn_alive else 0, device))
             self.coarse.append((_value(layer.head_layer, device), _value(layer.mlp, device)))
@@ -143,7 +145,9 @@ def _ffn_out(value: Tensor, kept: _Kept, layer: int) -> Tensor:
     return value[kept.stream][:, index] * values * (kept.scale * block)[:, None]
 
 
-def _both(prefix: str, rule: Callable[[Tensor, _Kept, int], Tensor]) -> dict[str, Callable[[Tensor, _Kept, int], Tensor]]:
+def _both(
+    prefix: str, rule: Callable[[Tensor, _Kept, int], Tensor]
+) -> dict[str, Callable[[Tensor, _Kept, int], Tensor]]:
     return {f"{prefix}.weight": rule, f"{prefix}.bias": rule}
 
 

@@ -1,4 +1,4 @@
-"""`L0Gates`: learned hard-concrete gates over the structure, and the Lagrangian that drives them to a target sparsity."""
+"""`L0Gates`: learned hard-concrete gates over the structure, and the Lagrangian that drives their sparsity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from prumux.models.configuration import PrumuxConfig
 from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
 from prumux.pruning.masks import Masks
 
-STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1  # the interval to which the concrete variable is stretched (Louizos et al. 2018)
+STRETCH_LOW, STRETCH_HIGH = (
+    -0.1,
+    1.1,
+)  # the interval to which the concrete variable is stretched (Louizos et al. 2018)
 TEMPERATURE = 2 / 3
 NOISE_MARGIN = 1e-6
 LOG_ALPHA_BOUNDS = (math.log(1e-2), math.log(1e2))
@@ -41,7 +44,9 @@ def families_of(pruning_type: str) -> tuple[str, ...]:
     families: list[str] = []
     for part in pruning_type.split("+"):
         if part not in PRUNING_TYPES:
-            raise ValueError(f"pruning_type has '{part}', join some of these with '+': {', '.join(PRUNING_TYPES)}")
+            raise ValueError(
+                f"pruning_type has '{part}', join some of these with '+': {', '.join(PRUNING_TYPES)}"
+            )
         families += [family for family in PRUNING_TYPES[part] if family not in families]
     return tuple(families)
 
@@ -156,7 +161,7 @@ class L0Gates(nn.Module):
         return Masks(**masks)
 
     def expected_parameters(self) -> Tensor:
-        """Expected number of prunable parameters left, scalar and differentiable (CoFi eq. 3, biases counted exactly)."""
+        """Expected prunable parameters left, scalar, differentiable (CoFi eq. 3, biases counted exactly)."""
         config = self.config
         probability = {family: nonzero_probability(value) for family, value in self.log_alpha.items()}
         hidden = probability["hidden"].sum() if "hidden" in probability else float(config.hidden_size)
@@ -167,9 +172,15 @@ class L0Gates(nn.Module):
             if heads:
                 kept = probability["head"][layer, :heads].sum() if "head" in probability else heads
                 block = attention_parameters(hidden, kept, 1, config.head_dim)
-                total = total + block * (probability["head_layer"][layer] if "head_layer" in probability else 1)
+                total = total + block * (
+                    probability["head_layer"][layer] if "head_layer" in probability else 1
+                )
             if inner:
-                kept = probability["intermediate"][layer, :inner].sum() if "intermediate" in probability else inner
+                kept = (
+                    probability["intermediate"][layer, :inner].sum()
+                    if "intermediate" in probability
+                    else inner
+                )
                 block = ffn_parameters(hidden, kept, 1)
                 total = total + block * (probability["mlp"][layer] if "mlp" in probability else 1)
         return total

@@ -68,7 +68,9 @@ class Masks:
         }
         for name, value in self.items():
             shape, wanted = tuple(value.shape), expected[name]
-            wide_enough = len(shape) == 2 and len(wanted) == 2 and shape[0] == wanted[0] and shape[1] >= wanted[1]
+            wide_enough = (
+                len(shape) == 2 and len(wanted) == 2 and shape[0] == wanted[0] and shape[1] >= wanted[1]
+            )
             if shape != wanted and not wide_enough:
                 raise ValueError(f"masks.{name} has shape {shape}, this encoder needs {wanted}")
 
@@ -87,7 +89,7 @@ class LayerMasks:
 
 @dataclass(frozen=True)
 class StreamMask:
-    """The hidden mask: ``scale`` multiplies reads and writes, ``keep`` (0/1) says over which dimensions to normalise."""
+    """The hidden mask: ``scale`` multiplies reads and writes, ``keep`` (0/1) names the dimensions left."""
 
     scale: Tensor  # (D,)
     keep: Tensor | None  # (D,), None when every dimension is kept

@@ -1,4 +1,4 @@
-"""`snap`: evaluation masks whose true sparsity is within epsilon of the target, by the gates' own order of importance."""
+"""`snap`: evaluation masks whose true sparsity is within epsilon of the target, by the gates' importance."""
 
 from __future__ import annotations
 
@@ -86,5 +86,3 @@ def _without(masks: Masks, unit: tuple[str, tuple[int, ...]]) -> Masks:
 
     values = dict(masks.items())
     return Masks(**{name: zeroed(value) if name == family else value for name, value in values.items()})
-
-

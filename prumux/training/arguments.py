@@ -28,24 +28,41 @@ class ModelArguments:
     """Which model, and how it multiplexes. What is not given comes from the checkpoint."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Weights to start from: folder or hub name.", "aliases": ["--model_path"]}
+        default=None,
+        metadata={"help": "Weights to start from: folder or hub name.", "aliases": ["--model_path"]},
     )
-    config_name: str | None = field(default=None, metadata={"help": "Architecture (JSON file); random weights."})
+    config_name: str | None = field(
+        default=None, metadata={"help": "Architecture (JSON file); random weights."}
+    )
     tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
     num_instances: int | None = field(default=None, metadata={"help": "N, inputs mixed into one sequence."})
     muxing_variant: str | None = field(
         default=None, metadata={"help": "gaussian_hadamard, binary_hadamard or random_ortho."}
     )
     demuxing_variant: str | None = field(default=None, metadata={"help": "index_pos, index or mlp."})
-    num_hidden_demux_layers: int | None = field(default=None, metadata={"help": "Layers of the index_pos demultiplexer."})
-    gaussian_hadamard_norm: float | None = field(default=None, metadata={"help": "Norm of new multiplexing vectors."})
-    binary_hadamard_epsilon: float | None = field(default=None, metadata={"help": "Overlap of new 0/1 vectors."})
+    num_hidden_demux_layers: int | None = field(
+        default=None, metadata={"help": "Layers of the index_pos demultiplexer."}
+    )
+    gaussian_hadamard_norm: float | None = field(
+        default=None, metadata={"help": "Norm of new multiplexing vectors."}
+    )
+    binary_hadamard_epsilon: float | None = field(
+        default=None, metadata={"help": "Overlap of new 0/1 vectors."}
+    )
     learn_muxing: bool | None = field(default=None, metadata={"help": "Train the multiplexing vectors."})
-    retrieval_percentage: float | None = field(default=None, metadata={"help": "Share of positions in retrieval loss."})
-    retrieval_loss_coeff: float | None = field(default=None, metadata={"help": "Weight of the retrieval loss."})
+    retrieval_percentage: float | None = field(
+        default=None, metadata={"help": "Share of positions in retrieval loss."}
+    )
+    retrieval_loss_coeff: float | None = field(
+        default=None, metadata={"help": "Weight of the retrieval loss."}
+    )
     task_loss_coeff: float | None = field(default=None, metadata={"help": "Weight of the task loss."})
-    attend_padding: bool | None = field(default=None, metadata={"help": "Attend padding as the authors' models do."})
-    embed_twice: bool | None = field(default=None, metadata={"help": "Second embedding pass over the mixture."})
+    attend_padding: bool | None = field(
+        default=None, metadata={"help": "Attend padding as the authors' models do."}
+    )
+    embed_twice: bool | None = field(
+        default=None, metadata={"help": "Second embedding pass over the mixture."}
+    )
 
     NOT_IN_CONFIG = ("model_name_or_path", "config_name", "tokenizer_name")
 
@@ -59,15 +76,21 @@ class ModelArguments:
 class DataArguments:
     """Which data."""
 
-    task_name: str | None = field(default=None, metadata={"help": "GLUE task, toy or toy-nli; a name for your own files."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder in GLUE's file layout instead of the hub."})
+    task_name: str | None = field(
+        default=None, metadata={"help": "GLUE task, toy or toy-nli; a name for your own files."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder in GLUE's file layout instead of the hub."}
+    )
     train_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
     validation_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
     max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     num_groupings: int = field(default=1, metadata={"help": "Groupings over which accuracy is averaged."})
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens masked in mlm_pretraining."})
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share of tokens masked in mlm_pretraining."}
+    )
 
 
 @dataclass
@@ -75,14 +98,24 @@ class PruningArguments:
     """Phase, pruning and distillation."""
 
     setting: str = field(default="finetuning", metadata={"help": f"One of {', '.join(SETTINGS)}."})
-    recipe: str | None = field(default=None, metadata={"help": "YAML file with defaults for these flags, by phase."})
-    groups_per_batch: int | None = field(default=None, metadata={"help": "Batch in groups: groups * N rows per device."})
+    recipe: str | None = field(
+        default=None, metadata={"help": "YAML file with defaults for these flags, by phase."}
+    )
+    groups_per_batch: int | None = field(
+        default=None, metadata={"help": "Batch in groups: groups * N rows per device."}
+    )
     pruning_type: str = "structured_heads+structured_mlp+hidden+layer"
-    target_sparsity: float = field(default=0.6, metadata={"help": "Share of the encoder's parameters to remove."})
+    target_sparsity: float = field(
+        default=0.6, metadata={"help": "Share of the encoder's parameters to remove."}
+    )
     sparsity_epsilon: float = 0.01
-    prepruning_finetune_epochs: float = field(default=0, metadata={"help": "Epochs before the gates are used."})
+    prepruning_finetune_epochs: float = field(
+        default=0, metadata={"help": "Epochs before the gates are used."}
+    )
     lagrangian_warmup_epochs: float = field(default=2, metadata={"help": "Epochs in which the target rises."})
-    reg_learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of gates and multipliers."})
+    reg_learning_rate: float = field(
+        default=0.01, metadata={"help": "Learning rate of gates and multipliers."}
+    )
     droprate_init: float = 0.5
     freeze_embeddings: bool = field(default=False, metadata={"help": "Don't train the embedding layer."})
     distillation_path: str | None = field(
@@ -118,8 +151,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     parser = _Parser((ModelArguments, DataArguments, PruningArguments, TrainingArguments))
     parser.set_defaults(
-        output_dir="out/run", report_to="none", save_total_limit=1, remove_unused_columns=False, seed=57,
-        logging_steps=50, eval_strategy="epoch", dataloader_pin_memory=False,
+        output_dir="out/run",
+        report_to="none",
+        save_total_limit=1,
+        remove_unused_columns=False,
+        seed=57,
+        logging_steps=50,
+        eval_strategy="epoch",
+        dataloader_pin_memory=False,
     )
     first, _ = parser.parse_known_args(list(argv))
     if first.recipe is not None:
@@ -143,7 +182,9 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase") from error
+        raise UserError(
+            f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase"
+        ) from error
     name = first.setting
     if name == "baseline":
         name = "finetuning"
@@ -181,7 +222,9 @@ def _check(values: Any) -> None:
     n = values.num_instances
     require(n is None or n >= 1, "num_instances", "a whole number of at least 1")
     require(values.setting != "baseline" or (n or 1) == 1, "num_instances", "1 with --setting baseline")
-    require(0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}")
+    require(
+        0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}"
+    )
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
     require(values.distill_temp > 0, "distill_temp", "a positive temperature")
@@ -191,7 +234,11 @@ def _check(values: Any) -> None:
     require(values.prepruning_finetune_epochs >= 0, "prepruning_finetune_epochs", "0 or more epochs")
     require(values.lagrangian_warmup_epochs >= 0, "lagrangian_warmup_epochs", "0 or more epochs")
     batch, instances = values.per_device_train_batch_size, n or 1
-    require(batch % instances == 0, "per_device_train_batch_size", f"a multiple of --num_instances {instances} (rows)")
+    require(
+        batch % instances == 0,
+        "per_device_train_batch_size",
+        f"a multiple of --num_instances {instances} (rows)",
+    )
     try:
         families_of(values.pruning_type)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -29,15 +30,23 @@ from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates
 from prumux.reports.provenance import provenance, write_json
-from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
-from prumux.training.trainer import BEST, Distilled, DistillationTrainer, PrumuxTrainer
+from prumux.training.arguments import PRETRAINING, Arguments, get_task_name, parse_arguments
+from prumux.training.trainer import BEST, DistillationTrainer, Distilled, PrumuxTrainer
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
 # Flags that don't change what a run computes: a run may be continued with other values of these.
-FREE_FLAGS = ("output_dir", "overwrite_output_dir", "logging_dir", "do_train", "do_eval", "disable_tqdm", "log_level")
+FREE_FLAGS = (
+    "output_dir",
+    "overwrite_output_dir",
+    "logging_dir",
+    "do_train",
+    "do_eval",
+    "disable_tqdm",
+    "log_level",
+)
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
@@ -79,21 +88,27 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     """Data, tokenizer, model and, where there is one, the teacher of this run, in a trainer."""
     data_flags = arguments.data
+    own_files = data_flags.train_file is not None or data_flags.validation_file is not None
+    known = get_task_name(data_flags.task_name or "") in TASKS
     data = load_task(
-        data_flags.task_name,
+        None if own_files and not known else data_flags.task_name,
         data_flags.data_dir,
         data_flags.train_file,
         data_flags.validation_file,
         max_train_samples=data_flags.max_train_samples,
         max_eval_samples=data_flags.max_eval_samples,
     )
+    if own_files and data_flags.task_name is not None:
+        data = dataclasses.replace(data, name=get_task_name(data_flags.task_name))
     if arguments.training.do_train and data.train is None:
         raise UserError(f"{data.name} has no training data: give --train_file, or leave out --do_train")
     pretraining = arguments.pruning.setting in PRETRAINING
     tokenizer = _tokenizer(arguments)
     model = _model(arguments, data, pretraining)
     _check_vocabulary(model, tokenizer)
-    data = tokenize(data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id)
+    data = tokenize(
+        data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id
+    )
     if pretraining:
         return _pretraining_trainer(arguments, data, tokenizer, model)
     collator = GroupingCollator(tokenizer, model.config.num_instances)
@@ -107,7 +122,9 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     gates = None
     if pruning:
         gates = L0Gates(
-            model.config, pruning_type=arguments.pruning.pruning_type, droprate_init=arguments.pruning.droprate_init
+            model.config,
+            pruning_type=arguments.pruning.pruning_type,
+            droprate_init=arguments.pruning.droprate_init,
         )
     layer_map = _layer_map(model, teacher)
     return DistillationTrainer(
@@ -118,7 +135,12 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
 def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     model, data = arguments.model, arguments.data
     task = TASKS.get((data.task_name or "").lower())
-    if model.tokenizer_name is None and model.model_name_or_path is None and task is not None and task.folder is None:
+    if (
+        model.tokenizer_name is None
+        and model.model_name_or_path is None
+        and task is not None
+        and task.folder is None
+    ):
         return toy_tokenizer()
     return load_tokenizer(model.tokenizer_name, model.model_name_or_path)
 
@@ -129,7 +151,9 @@ def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> PreTraine
     if setting == "retrieval_pretraining":
         overrides = {"retrieval_loss_coeff": 1.0, "task_loss_coeff": 0.0} | overrides
         if (overrides.get("num_instances") or 1) == 1:
-            raise UserError("retrieval_pretraining separates multiplexed inputs: give --num_instances 2 or more")
+            raise UserError(
+                "retrieval_pretraining separates multiplexed inputs: give --num_instances 2 or more"
+            )
     elif setting == "mlm_pretraining":
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     elif setting == "pruning":
@@ -162,9 +186,14 @@ def _max_length(arguments: Arguments, model: PreTrainedModel) -> int:
 def _teacher(arguments: Arguments, data: TaskData, student: PreTrainedModel) -> PreTrainedModel:
     path = arguments.pruning.distillation_path or arguments.model.model_name_or_path
     if path is None:
-        raise UserError("pruning distils from a finetuned model: give --model_name_or_path or --distillation_path")
+        raise UserError(
+            "pruning distils from a finetuned model: give --model_name_or_path or --distillation_path"
+        )
     teacher = load_model(
-        PrumuxForSequenceClassification, model_path=path, overrides={"retrieval_loss_coeff": 0.0}, label_names=data.label_names
+        PrumuxForSequenceClassification,
+        model_path=path,
+        overrides={"retrieval_loss_coeff": 0.0},
+        label_names=data.label_names,
     )
     ours, theirs = student.config, teacher.config
     if ours.num_instances != theirs.num_instances:
@@ -173,7 +202,9 @@ def _teacher(arguments: Arguments, data: TaskData, student: PreTrainedModel) -> 
             f"name a teacher with --num_instances {ours.num_instances}"
         )
     if ours.label2id != theirs.label2id:
-        raise UserError(f"the teacher {path} orders the labels differently than the student: name a teacher of this task")
+        raise UserError(
+            f"the teacher {path} orders the labels differently than the student: name a teacher of this task"
+        )
     if ours.num_hidden_layers != theirs.num_hidden_layers:
         raise UserError(
             f"the teacher {path} has {theirs.num_hidden_layers} layers, the student {ours.num_hidden_layers}: "
@@ -194,7 +225,9 @@ def _layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> LayerMap:
     if theirs.kept_hidden is not None:
         place = {dimension: i for i, dimension in enumerate(theirs.kept_hidden)}
         if not set(kept) <= set(place):
-            raise UserError("the teacher lacks hidden dimensions that the student has: name a less pruned teacher")
+            raise UserError(
+                "the teacher lacks hidden dimensions that the student has: name a less pruned teacher"
+            )
         kept = [place[dimension] for dimension in kept]
     return LayerMap(kept, ours.hidden_size, theirs.hidden_size)
 
@@ -205,12 +238,16 @@ def _layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> LayerMap:
 class MaskingCollator(GroupingCollator):
     """Groups of N with token labels: BERT's random masking, or none (retrieval alone)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float
+    ) -> None:
         super().__init__(tokenizer, num_instances)
         self.masking = None
         if mlm_probability > 0:
             if tokenizer.mask_token_id is None:
-                raise UserError("mlm_pretraining needs a tokenizer with a [MASK] token: choose another tokenizer")
+                raise UserError(
+                    "mlm_pretraining needs a tokenizer with a [MASK] token: choose another tokenizer"
+                )
             self.masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
         self.special = torch.tensor(tokenizer.all_special_ids)
 
@@ -219,7 +256,9 @@ class MaskingCollator(GroupingCollator):
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
         if self.masking is not None:
             special = torch.isin(batch["input_ids"], self.special)
-            masked, labels = self.masking.torch_mask_tokens(batch["input_ids"].clone(), special_tokens_mask=special)
+            masked, labels = self.masking.torch_mask_tokens(
+                batch["input_ids"].clone(), special_tokens_mask=special
+            )
             labels[len(features) :] = -100  # filled rows don't count
             batch |= {"input_ids": masked, "labels": labels}
         return batch
@@ -267,7 +306,9 @@ def evaluate_pretraining(
 def _train(trainer: PrumuxTrainer, output: Path) -> None:
     checkpoint = last_checkpoint(output)
     if checkpoint is None:
-        shutil.rmtree(output / BEST, ignore_errors=True)  # left by a run that was killed before its first checkpoint
+        shutil.rmtree(
+            output / BEST, ignore_errors=True
+        )  # left by a run that was killed before its first checkpoint
     else:
         logger.info("resuming from %s", checkpoint)
     try:
@@ -300,7 +341,9 @@ def last_checkpoint(output: Path) -> Path | None:
     return None
 
 
-def _record(trainer: PrumuxTrainer, arguments: Arguments, seconds: float, wanted: list[str]) -> dict[str, Any]:
+def _record(
+    trainer: PrumuxTrainer, arguments: Arguments, seconds: float, wanted: list[str]
+) -> dict[str, Any]:
     if arguments.training.do_train:
         metrics = trainer.best_metrics() or {}
         model = type(trainer.student).from_pretrained(trainer.best_dir)
@@ -371,4 +414,3 @@ def _set_up_logging(arguments: Arguments) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("prumux").setLevel(logging.INFO if arguments.training.should_log else logging.WARNING)
     transformers.utils.logging.set_verbosity_warning()
-

@@ -68,16 +68,27 @@ class PrumuxTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler(
-            dataset["length"], self.student.config.num_instances, self.args.train_batch_size, seed=self.args.seed
+            dataset["length"],
+            self.student.config.num_instances,
+            self.args.train_batch_size,
+            seed=self.args.seed,
         )
 
     # ---- losses
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         output = model(**inputs)
-        self._note(task=output.task_loss, retrieval=output.retrieval_loss, retrieval_accuracy=output.retrieval_accuracy)
+        self._note(
+            task=output.task_loss,
+            retrieval=output.retrieval_loss,
+            retrieval_accuracy=output.retrieval_accuracy,
+        )
         return (output.loss, output) if return_outputs else output.loss
 
     def _note(self, **terms: Tensor | None) -> None:
@@ -122,7 +133,9 @@ class PrumuxTrainer(Trainer):
         eligible = self.eligible()
         if eligible:
             self._keep_if_best(model, metrics)
-        logs = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()} | self._evaluation_logs()
+        logs = {
+            f"{metric_key_prefix}_{name}": value for name, value in metrics.items()
+        } | self._evaluation_logs()
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
@@ -174,7 +187,9 @@ def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:  # safetensors reports a full disk with an exception of its own
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) or "os error" in str(error).lower():
-            raise UserError(f"can't write {folder}: {error}; free space or choose another --output_dir") from error
+            raise UserError(
+                f"can't write {folder}: {error}; free space or choose another --output_dir"
+            ) from error
         raise
 
 
@@ -270,7 +285,11 @@ class DistillationTrainer(PrumuxTrainer):
         return self.settings.pruning.target_sparsity * share
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         if self.distilled.gates is not None:
             self.distilled.gates.clamp_()
@@ -307,7 +326,9 @@ class DistillationTrainer(PrumuxTrainer):
             self.optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
         return super().create_optimizer(model)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
         created = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if created and self.distilled.gates is not None:

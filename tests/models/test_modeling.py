@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from prumux import PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification
 from prumux.models.demultiplexers import DEMULTIPLEXERS
@@ -20,8 +25,13 @@ def classifier(config: PrumuxConfig) -> PrumuxForSequenceClassification:
 def test_one_instance_is_bert(tmp_path, rows):
     bert = BertForSequenceClassification(
         BertConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-            max_position_embeddings=40, num_labels=3,
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=24,
+            max_position_embeddings=40,
+            num_labels=3,
         )
     ).eval()
     bert.save_pretrained(tmp_path)
@@ -40,7 +50,11 @@ def test_one_instance_is_bert(tmp_path, rows):
 @pytest.mark.parametrize("learned", [False, True])
 def test_every_variant_trains(tiny, rows, muxing, demuxing, learned):
     config = tiny(
-        num_instances=2, muxing_variant=muxing, demuxing_variant=demuxing, learn_muxing=learned, retrieval_loss_coeff=0.1
+        num_instances=2,
+        muxing_variant=muxing,
+        demuxing_variant=demuxing,
+        learn_muxing=learned,
+        retrieval_loss_coeff=0.1,
     )
     model = PrumuxForSequenceClassification(config)
     ids, mask = rows(8)
@@ -121,7 +135,13 @@ def test_wrong_inputs_name_the_remedy(tiny, rows):
 @pytest.mark.parametrize("learned", [False, True])
 def test_saved_and_loaded_by_the_auto_classes(tiny, rows, tmp_path, muxing, demuxing, learned):
     model = classifier(
-        tiny(num_instances=2, muxing_variant=muxing, demuxing_variant=demuxing, learn_muxing=learned, num_labels=3)
+        tiny(
+            num_instances=2,
+            muxing_variant=muxing,
+            demuxing_variant=demuxing,
+            learn_muxing=learned,
+            num_labels=3,
+        )
     )
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

@@ -19,11 +19,24 @@ from prumux.pruning.accounting import Structure, model_size
 LAYERS, HEADS, FFN, HIDDEN = 3, 4, 10, 16
 
 
-def model_of(num_instances: int, muxing: str = "gaussian_hadamard", demuxing: str = "index_pos", **more: object):
+def model_of(
+    num_instances: int, muxing: str = "gaussian_hadamard", demuxing: str = "index_pos", **more: object
+):
     config = PrumuxConfig(
-        vocab_size=40, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=FFN,
-        max_position_embeddings=24, num_instances=num_instances, muxing_variant=muxing, demuxing_variant=demuxing,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.2, num_labels=3, **more,
+        vocab_size=40,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=FFN,
+        max_position_embeddings=24,
+        num_instances=num_instances,
+        muxing_variant=muxing,
+        demuxing_variant=demuxing,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.2,
+        num_labels=3,
+        **more,
     )
     model = PrumuxForSequenceClassification(config).eval()
     with torch.no_grad():  # LayerNorms and biases that would show wrong handling
@@ -87,8 +100,11 @@ DEGENERATE = {
     "every layer gone": Masks(head_layer=ZERO(LAYERS), mlp=ZERO(LAYERS)),
     "one hidden dimension left": Masks(hidden=torch.eye(HIDDEN)[5]),
     "everything soft": Masks(
-        head=ONE(LAYERS, HEADS) * 0.3, head_layer=ONE(LAYERS) * 0.6, intermediate=ONE(LAYERS, FFN) * 0.4,
-        mlp=ONE(LAYERS) * 0.8, hidden=torch.linspace(0.2, 1, HIDDEN),
+        head=ONE(LAYERS, HEADS) * 0.3,
+        head_layer=ONE(LAYERS) * 0.6,
+        intermediate=ONE(LAYERS, FFN) * 0.4,
+        mlp=ONE(LAYERS) * 0.8,
+        hidden=torch.linspace(0.2, 1, HIDDEN),
     ),
     "nothing masked": Masks(),
 }
@@ -106,7 +122,9 @@ def test_degenerate_masks(name, num_instances, demuxing):
 @pytest.mark.parametrize("learn_muxing", [True, False])
 def test_compatibility_settings(embed_twice, attend_padding, learn_muxing):
     model = model_of(2, embed_twice=embed_twice, attend_padding=attend_padding, learn_muxing=learn_muxing)
-    masks = Masks(hidden=(torch.arange(HIDDEN) % 3 > 0).float(), head=(torch.rand(LAYERS, HEADS) > 0.4).float())
+    masks = Masks(
+        hidden=(torch.arange(HIDDEN) % 3 > 0).float(), head=(torch.rand(LAYERS, HEADS) > 0.4).float()
+    )
     assert difference(model, masks, 2) <= 1e-5
     assert compact(model, masks).bert.multiplexer.vectors.requires_grad == learn_muxing
 
@@ -129,7 +147,9 @@ def test_compacting_again_continues_where_it_was():
     config = small.config
     assert (config.hidden_size, config.kept_heads, config.kept_intermediate) == (12, [2, 0, 4], [6, 7, 7])
     assert config.kept_hidden == [i for i in range(HIDDEN) if i % 4]
-    again = Masks(head=torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]), hidden=torch.eye(12)[:6].sum(0))
+    again = Masks(
+        head=torch.tensor([[0.0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]), hidden=torch.eye(12)[:6].sum(0)
+    )
     assert difference(small, again, 2) <= 1e-5
     smaller = compact(small, again)
     assert smaller.config.kept_heads == [1, 0, 2]
@@ -144,13 +164,17 @@ def test_a_masked_language_model_compacts():
         masks = Masks(hidden=(torch.arange(HIDDEN) % 2).float() * 0.8, mlp=torch.tensor([1.0, 0, 0.5]))
         ids = torch.randint(1, 40, (2 * instances, 6))
         with torch.no_grad():
-            assert torch.allclose(compact(model, masks)(ids).logits, model(ids, masks=masks).logits, atol=1e-5)
+            assert torch.allclose(
+                compact(model, masks)(ids).logits, model(ids, masks=masks).logits, atol=1e-5
+            )
 
 
 def test_a_pruned_folder_is_small_and_loads_in_a_fresh_process(tmp_path):
     model = model_of(2)
     keep = (torch.arange(HIDDEN) < 6).float()
-    small = compact(model, Masks(hidden=keep, head_layer=torch.tensor([1.0, 0, 0]), mlp=torch.tensor([0.0, 0, 1])))
+    small = compact(
+        model, Masks(hidden=keep, head_layer=torch.tensor([1.0, 0, 0]), mlp=torch.tensor([0.0, 0, 1]))
+    )
     small.save_pretrained(tmp_path)
     size = model_size(small)
     assert (tmp_path / "model.safetensors").stat().st_size < 4 * size.total + 20_000
@@ -166,7 +190,9 @@ def test_a_pruned_folder_is_small_and_loads_in_a_fresh_process(tmp_path):
         "ids = torch.load(sys.argv[1] + '/ids.pt', weights_only=True)\n"
         "torch.save(m(ids).logits.detach(), sys.argv[1] + '/logits.pt')\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
     with torch.no_grad():
         assert (torch.load(tmp_path / "logits.pt", weights_only=True) - small(ids).logits).abs().max() <= 1e-6
 
@@ -174,7 +200,8 @@ def test_a_pruned_folder_is_small_and_loads_in_a_fresh_process(tmp_path):
 def test_structure_counts_what_compaction_leaves():
     model = model_of(2)
     masks = Masks(
-        head=(torch.rand(LAYERS, HEADS) > 0.5).float(), intermediate=(torch.rand(LAYERS, FFN) > 0.5).float(),
+        head=(torch.rand(LAYERS, HEADS) > 0.5).float(),
+        intermediate=(torch.rand(LAYERS, FFN) > 0.5).float(),
         hidden=(torch.arange(HIDDEN) > 3).float(),
     )
     assert Structure.of(model.config, masks) == Structure.of(compact(model, masks).config)

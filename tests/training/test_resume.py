@@ -24,7 +24,10 @@ def teacher(tmp_path, tiny) -> Path:
     """A small multiplexed model of the embedded task, with random weights."""
     tokenizer = toy_tokenizer()
     config = tiny(
-        vocab_size=len(tokenizer), num_instances=2, hidden_dropout_prob=0.1, id2label={0: "negative", 1: "positive"},
+        vocab_size=len(tokenizer),
+        num_instances=2,
+        hidden_dropout_prob=0.1,
+        id2label={0: "negative", 1: "positive"},
         label2id={"negative": 0, "positive": 1},
     )
     folder = tmp_path / "teacher"
@@ -42,8 +45,13 @@ def command(teacher: Path, output: Path) -> list[str]:
         "--disable_tqdm True --do_train --do_eval"
     )
     return [
-        sys.executable, str(PROJECT / "run_glue.py"), *flags.split(),
-        "--model_name_or_path", str(teacher), "--output_dir", str(output),
+        sys.executable,
+        str(PROJECT / "run_glue.py"),
+        *flags.split(),
+        "--model_name_or_path",
+        str(teacher),
+        "--output_dir",
+        str(output),
     ]
 
 
@@ -74,7 +82,11 @@ def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(teacher, tmp_path):
     assert second["sparsity"] == first["sparsity"]
     assert abs(first["sparsity"] - 0.6) <= 0.02
     evaluations = [
-        [{k: v for k, v in entry.items() if k.startswith("eval_")} for entry in run["history"] if "eval_accuracy" in entry]
+        [
+            {k: v for k, v in entry.items() if k.startswith("eval_")}
+            for entry in run["history"]
+            if "eval_accuracy" in entry
+        ]
         for run in (first, second)
     ]
     assert evaluations[0] == evaluations[1]
