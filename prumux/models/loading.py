@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
 from prumux.errors import UserError
@@ -28,6 +29,14 @@ FIXED_BY_WEIGHTS = (
     "num_hidden_demux_layers",
 )
 SUPPORTED_TYPES = ("prumux", "bert")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 
 
 @contextlib.contextmanager
@@ -58,11 +67,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise UserError(f"no model in {path}: expected a folder with config.json and model.safetensors")
         else:
             fields, _ = PrumuxConfig.get_config_dict(str(path))
-    except (OSError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: not JSON, not UTF-8
         raise UserError(
             f"can't read the model configuration {path} ({_first_line(error)}): expected a folder, a JSON file or the "
             "name of a model on the hub; check the name and the network"
         ) from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} holds no model configuration: expected a JSON object with fields such as hidden_size")
     kind = fields.pop("model_type", "prumux")
     if kind not in SUPPORTED_TYPES:
         raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
@@ -84,10 +97,17 @@ def build_config(
         names = list(label_names) if label_names is not None else ["score"]
         values |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         values.pop("num_labels", None)
+    for name in SIZES:
+        size = values.get(name, 1)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"wrong model configuration: {name} is {size!r}, expected a whole number of at least 1")
     try:
-        return PrumuxConfig(**values)
+        config = PrumuxConfig(**values)
     except Exception as error:  # the config's validation raises kinds of its own
         raise UserError(f"wrong model configuration: {_first_line(error)}") from error
+    if config.hidden_act not in ACT2FN:
+        raise UserError(f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu")
+    return config
 
 
 def load_model(
@@ -112,22 +132,30 @@ def load_model(
         raise UserError("no model: give --model_name_or_path (weights) or --config_name (random weights)")
     overrides = dict(overrides or {})
     fields = read_config(config_path if config_path is not None else str(model_path))
-    if model_path is not None and fields["_is_prumux"] and config_path is None:
-        _check_fixed(model_path, fields, overrides)
     config = build_config(fields, overrides, label_names, classifies=classifies)
     if model_path is None:
         return _construct(model_class, config)
-    _check_labels(model_path, fields, config, classifies)
+    made_with = read_config(model_path) if config_path is not None else fields
+    if made_with["_is_prumux"]:
+        _check_fixed(model_path, made_with, config)
+    if classifies:
+        _check_labels(model_path, made_with, config)
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(
-                model_path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                model_path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, with the shapes
+                output_loading_info=True,
             )
     except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
         raise UserError(
             f"can't load the weights of {model_path} ({_first_line(error)}): expected model.safetensors that fits "
-            f"the configuration; the file is missing, damaged or of another shape"
+            f"the configuration; the file is missing or damaged"
         ) from error
+    _check_weights(model_path, report)
     if report["missing_keys"]:
         logger.info("%s: initialised anew: %s", model_path, ", ".join(sorted(report["missing_keys"])))
     return model
@@ -144,7 +172,10 @@ def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
         raise UserError("no tokenizer: give --tokenizer_name or a --model_name_or_path that has one")
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
+                raise ValueError("its vocabulary is missing")
+            return tokenizer
     except Exception as error:
         raise UserError(
             f"can't load a tokenizer from {path} ({_first_line(error)}): give --tokenizer_name with a folder or the "
@@ -159,30 +190,45 @@ def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:
         raise UserError(f"wrong model configuration: {_first_line(error)}") from error
 
 
-def _check_fixed(path: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+def _check_weights(path: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights of another shape, and those of something that is not this encoder."""
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"can't load the weights of {path}: {name} has the shape {tuple(found)}, the configuration needs "
+            f"{tuple(wanted)}: leave --config_name out or name weights of this shape"
+        )
+    missing = sorted(name for name in report["missing_keys"] if "encoder.layer." in name or "word_embeddings" in name)
+    if missing:
+        raise UserError(
+            f"can't load the weights of {path}: {len(missing)} tensors of the encoder are not in it, the first is "
+            f"{missing[0]}: name a BERT or PruMUX checkpoint with as many layers as the configuration"
+        )
+
+
+def _check_fixed(path: str, made_with: Mapping[str, Any], config: PrumuxConfig) -> None:
+    """A multiplexed checkpoint can't be used with another N or other variants."""
+    if made_with.get("num_instances", 1) == 1:
+        return  # a plain encoder has no multiplexer yet
     defaults = PrumuxConfig()
-    made_for = fields.get("num_instances", 1)
     for name in FIXED_BY_WEIGHTS:
-        has, wanted = fields.get(name, getattr(defaults, name)), overrides.get(name)
-        if name != "num_instances" and made_for == 1:
-            continue  # a plain encoder has no multiplexer yet
-        if wanted is not None and wanted != has and not (name == "num_instances" and made_for == 1):
+        has, wanted = made_with.get(name, getattr(defaults, name)), getattr(config, name)
+        if wanted != has:
             raise UserError(
                 f"{path} was made with {name} {has}, but {wanted} was asked for: leave --{name} out or name another "
                 "--model_name_or_path"
             )
 
 
-def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig, classifies: bool) -> None:
-    """A prumux classifier's labels must be the task's, in any order that its own config gives."""
+def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig) -> None:
+    """A classifier's labels must be the task's (in any case), in any order that its own config gives."""
     stored = fields.get("id2label")
-    if not (classifies and fields["_is_prumux"] and stored) or not _is_classifier(path):
+    if not stored or not _is_classifier(path):
         return
-    names = [stored[key] for key in sorted(stored, key=int)]
+    names = [str(stored[key]) for key in sorted(stored, key=int)]
     wanted = list(config.id2label.values())
     if names == [f"LABEL_{i}" for i in range(len(names))] and len(names) == len(wanted):
         return
-    if sorted(names) != sorted(wanted):
+    if sorted(name.lower() for name in names) != sorted(name.lower() for name in wanted):
         raise UserError(
             f"{path} has the labels {', '.join(map(str, names))}, the data has {', '.join(map(str, wanted))}: "
             "name a model of this task"

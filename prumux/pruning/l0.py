@@ -152,11 +152,13 @@ class L0Gates(nn.Module):
         units = {"head": config.heads_per_layer, "intermediate": config.intermediate_per_layer}
         masks = {}
         for family, value in self.log_alpha.items():
-            rows = value[None] if family == "hidden" else value.view(len(value), -1)
+            rows = value[None] if family == "hidden" else value if value.dim() == 2 else value[:, None]
             kept = torch.zeros_like(rows)
             for layer, size in enumerate(units.get(family, [rows.shape[1]] * len(rows))):
                 if size:
                     kept[layer, :size] = evaluation_gate(rows[layer, :size] + shift)
+            if family == "hidden" and not kept.any():
+                kept[0, value.argmax()] = 1.0  # a model without a residual stream is none
             masks[family] = torch.where(kept.view_as(value) != 0, soft_value(value), 0.0)
         return Masks(**masks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -149,7 +150,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     Raises:
         UserError: unknown flags, values out of range, an unreadable recipe.
     """
-    parser = _Parser((ModelArguments, DataArguments, PruningArguments, TrainingArguments))
+    # no abbreviations: they would hide from the checks below which flags were given
+    parser = _Parser((ModelArguments, DataArguments, PruningArguments, TrainingArguments), allow_abbrev=False)
     parser.set_defaults(
         output_dir="out/run",
         report_to="none",
@@ -164,8 +166,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if first.recipe is not None:
         parser.set_defaults(**_recipe_defaults(first, parser))
     parsed = parser.parse_args(list(argv))
-    given = {argument.split("=")[0] for argument in argv}
-    if parsed.groups_per_batch and "--per_device_train_batch_size" not in given:
+    given = {argument.partition("=")[0].replace("-", "_") for argument in argv}  # --like-this works too
+    if parsed.groups_per_batch is not None and "__per_device_train_batch_size" not in given:
         parsed.per_device_train_batch_size = parsed.groups_per_batch * (parsed.num_instances or 1)
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
@@ -181,7 +183,7 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
     path = Path(first.recipe)
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase"
         ) from error
@@ -190,17 +192,31 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
         name = "finetuning"
     elif name == "finetuning" and first.distillation_path is not None:
         name = "finetuning_pruned"
-    section = dict(recipe.get(name) or {})
-    without_mux, small = section.pop("num_instances_1", None), section.pop("small_tasks", None)
+    section = _mapping(recipe, name, path)
+    without_mux = _mapping(section, "num_instances_1", path)
+    small = _mapping(section, "small_tasks", path)
+    section = {flag: value for flag, value in section.items() if flag not in ("num_instances_1", "small_tasks")}
     if (first.num_instances or 1) == 1:
-        section |= without_mux or {}
+        section |= without_mux
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
-        section |= small or {}
-    known = {action.dest for action in parser._actions}
-    unknown = sorted(set(section) - known)
-    if unknown:
-        raise UserError(f"recipe {path}, section {name}: unknown flag '{unknown[0]}', see run_glue.py --help")
-    return section
+        section |= small
+    known = {action.dest for action in parser._actions} - {"help", "recipe", "setting"}
+    for flag, value in section.items():
+        if flag not in known:
+            raise UserError(f"recipe {path}, section {name}: unknown flag '{flag}', see run_glue.py --help")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"recipe {path}, section {name}: {flag} is {value}, expected a single value")
+    return {flag: str(value) for flag, value in section.items()}  # as text: checked like the command line's values
+
+
+def _mapping(parent: Any, name: str, path: Path) -> dict[str, Any]:
+    """The entry ``name`` of a recipe's mapping, empty where there is none."""
+    value = parent.get(name) if isinstance(parent, dict) else parent
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"recipe {path}: expected a mapping of flags to values under '{name}', found {value}")
+    return dict(value)
 
 
 def get_task_name(name: str) -> str:
@@ -225,14 +241,28 @@ def _check(values: Any) -> None:
     require(
         0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}"
     )
+    require(n is None or values.setting != "retrieval_pretraining" or n >= 2, "num_instances", "2 or more in this setting")
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
     require(values.distill_temp > 0, "distill_temp", "a positive temperature")
-    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of {VERSIONS}")
+    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of {', '.join(map(str, VERSIONS))}")
     require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
     require(values.max_seq_length >= 3, "max_seq_length", "at least 3 tokens")
-    require(values.prepruning_finetune_epochs >= 0, "prepruning_finetune_epochs", "0 or more epochs")
-    require(values.lagrangian_warmup_epochs >= 0, "lagrangian_warmup_epochs", "0 or more epochs")
+    for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
+        require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
+    for flag in ("learning_rate", "reg_learning_rate", "distill_layer_loss_alpha", "distill_ce_loss_alpha"):
+        require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
+    for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
+        coefficient = getattr(values, flag)
+        require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
+    share = values.retrieval_percentage
+    require(share is None or 0 < share <= 1, "retrieval_percentage", "a share above 0 up to 1")
+    require(0 < values.mlm_probability <= 1, "mlm_probability", "a share above 0 up to 1")
+    require(values.max_steps > 0 or 0 < values.num_train_epochs < math.inf, "num_train_epochs", "more than 0 epochs")
+    groups = values.groups_per_batch
+    require(groups is None or groups >= 1, "groups_per_batch", "a whole number of at least 1")
+    for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        require(getattr(values, flag) >= 1, flag, "a whole number of at least 1")
     batch, instances = values.per_device_train_batch_size, n or 1
     require(
         batch % instances == 0,

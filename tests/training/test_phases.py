@@ -1,0 +1,99 @@
+"""Every phase in miniature: what it leaves behind, what it skips, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from prumux import UserError
+from prumux.training.phases import last_checkpoint, run
+
+SMALL = (
+    "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
+    "--eval_strategy steps --eval_steps 2 --save_strategy no --disable_tqdm True --do_train --do_eval"
+).split()
+
+
+@pytest.fixture
+def shape(tmp_path):
+    file = tmp_path / "shape.json"
+    fields = {
+        "vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+        "max_position_embeddings": 40,
+    }  # fmt: skip
+    file.write_text(json.dumps(fields))
+    return str(file)
+
+
+def test_from_warm_up_to_finetuned_pruned_model(shape, tmp_path):
+    def go(name: str, *flags: str) -> dict:
+        return run([*SMALL, "--num_instances", "2", *flags, "--output_dir", str(tmp_path / name)])
+
+    def best(name: str) -> str:
+        return str(tmp_path / name / "best")
+
+    warm = go("warm", "--setting", "retrieval_pretraining", "--config_name", shape)
+    assert warm["main_metric"] == "retrieval_accuracy"
+    mlm = go("mlm", "--setting", "mlm_pretraining", "--model_path", best("warm"))
+    assert mlm["main_metric"] == "negative_mlm_loss"
+    go("mux", "--setting", "finetuning", "--model_path", best("mlm"), "--retrieval_loss_coeff", "0.1")
+    pruned = go(
+        "pruned", "--setting", "pruning", "--model_path", best("mux"), "--target_sparsity", "0.5",
+        "--prepruning_finetune_epochs", "0.25", "--lagrangian_warmup_epochs", "0.25", "--sparsity_epsilon", "0.02",
+    )  # fmt: skip
+    assert abs(pruned["sparsity"] - 0.5) <= 0.02
+    tuned = go("tuned", "--setting", "finetuning", "--model_path", best("pruned"), "--teacher", best("mux"))
+    assert tuned["sparsity"] == pruned["sparsity"]
+    vectors = [
+        AutoModelForSequenceClassification.from_pretrained(best(name)) for name in ("mux", "pruned", "tuned")
+    ]
+    assert not any(model.bert.multiplexer.vectors.requires_grad for model in vectors)
+    kept = vectors[1].config.kept_hidden or list(range(16))
+    assert torch.equal(vectors[2].bert.multiplexer.vectors, vectors[1].bert.multiplexer.vectors)
+    assert vectors[1].bert.multiplexer.vectors.shape == (2, len(kept))
+    with pytest.raises(UserError, match="num_instances 2, but 5 was asked for"):
+        run([*SMALL, "--num_instances", "5", "--model_path", best("mux"),
+             "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "other")])  # fmt: skip
+
+
+def test_a_finished_run_is_skipped_and_another_one_refused(shape, tmp_path):
+    output = tmp_path / "dense"
+    flags = [*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(output)]
+    first = run(flags)
+    stamp = (output / "best" / "model.safetensors").stat().st_mtime_ns
+    assert run(flags)["metrics"] == first["metrics"]
+    assert (output / "best" / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match=r"holds a run with other arguments .*--overwrite_output_dir"):
+        run([*flags, "--learning_rate", "1e-3"])
+    again = run([*flags, "--learning_rate", "1e-3", "--overwrite_output_dir"])
+    assert "--learning_rate 1e-3" in again["arguments"]
+
+
+def test_the_same_command_gives_the_same_numbers(shape, tmp_path):
+    flags = [*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir"]
+    records = [run([*flags, str(tmp_path / name)]) for name in ("a", "b")]
+    losses = [[entry.get("loss") or entry.get("eval_accuracy") for entry in r["history"]] for r in records]
+    assert losses[0] == losses[1]
+
+
+def test_evaluation_alone_leaves_no_record(shape, tmp_path):
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    evaluation = [flag for flag in SMALL if flag != "--do_train"]
+    model = str(tmp_path / "dense" / "best")
+    record = run([*evaluation, "--model_path", model, "--output_dir", str(tmp_path / "evaluated")])
+    trained = json.loads((tmp_path / "dense" / "run.json").read_text())
+    assert record["metrics"]["accuracy"] == trained["metrics"]["accuracy"]
+    assert not (tmp_path / "evaluated" / "run.json").exists()
+
+
+def test_half_written_checkpoints_are_ignored(tmp_path):
+    for step, content in ((5, "{}"), (10, '{"global_'), (15, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if content is not None:
+            (folder / "trainer_state.json").write_text(content)
+    assert last_checkpoint(tmp_path).name == "checkpoint-5"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
