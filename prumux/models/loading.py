@@ -75,7 +75,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
             "name of a model on the hub; check the name and the network"
         ) from error
     if not isinstance(fields, dict):
-        raise UserError(f"{path} holds no model configuration: expected a JSON object with fields such as hidden_size")
+        raise UserError(
+            f"{path} holds no model configuration: expected a JSON object with fields such as hidden_size"
+        )
     kind = fields.pop("model_type", "prumux")
     if kind not in SUPPORTED_TYPES:
         raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
@@ -100,13 +102,17 @@ def build_config(
     for name in SIZES:
         size = values.get(name, 1)
         if not isinstance(size, int) or size < 1:
-            raise UserError(f"wrong model configuration: {name} is {size!r}, expected a whole number of at least 1")
+            raise UserError(
+                f"wrong model configuration: {name} is {size!r}, expected a whole number of at least 1"
+            )
     try:
         config = PrumuxConfig(**values)
     except Exception as error:  # the config's validation raises kinds of its own
         raise UserError(f"wrong model configuration: {_first_line(error)}") from error
     if config.hidden_act not in ACT2FN:
-        raise UserError(f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu")
+        raise UserError(
+            f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu"
+        )
     return config
 
 
@@ -173,7 +179,9 @@ def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(path)
-            if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
+            if len(tokenizer) <= len(
+                tokenizer.all_special_ids
+            ):  # what Transformers makes up where there are no files
                 raise ValueError("its vocabulary is missing")
             return tokenizer
     except Exception as error:
@@ -197,7 +205,9 @@ def _check_weights(path: str, report: Mapping[str, Any]) -> None:
             f"can't load the weights of {path}: {name} has the shape {tuple(found)}, the configuration needs "
             f"{tuple(wanted)}: leave --config_name out or name weights of this shape"
         )
-    missing = sorted(name for name in report["missing_keys"] if "encoder.layer." in name or "word_embeddings" in name)
+    missing = sorted(
+        name for name in report["missing_keys"] if "encoder.layer." in name or "word_embeddings" in name
+    )
     if missing:
         raise UserError(
             f"can't load the weights of {path}: {len(missing)} tensors of the encoder are not in it, the first is "

@@ -195,7 +195,9 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
     section = _mapping(recipe, name, path)
     without_mux = _mapping(section, "num_instances_1", path)
     small = _mapping(section, "small_tasks", path)
-    section = {flag: value for flag, value in section.items() if flag not in ("num_instances_1", "small_tasks")}
+    section = {
+        flag: value for flag, value in section.items() if flag not in ("num_instances_1", "small_tasks")
+    }
     if (first.num_instances or 1) == 1:
         section |= without_mux
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
@@ -206,7 +208,9 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
             raise UserError(f"recipe {path}, section {name}: unknown flag '{flag}', see run_glue.py --help")
         if not isinstance(value, str | int | float):
             raise UserError(f"recipe {path}, section {name}: {flag} is {value}, expected a single value")
-    return {flag: str(value) for flag, value in section.items()}  # as text: checked like the command line's values
+    return {
+        flag: str(value) for flag, value in section.items()
+    }  # as text: checked like the command line's values
 
 
 def _mapping(parent: Any, name: str, path: Path) -> dict[str, Any]:
@@ -241,11 +245,11 @@ def _check(values: Any) -> None:
     require(
         0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}"
     )
-    require(n is None or values.setting != "retrieval_pretraining" or n >= 2, "num_instances", "2 or more in this setting")
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
     require(values.distill_temp > 0, "distill_temp", "a positive temperature")
-    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of {', '.join(map(str, VERSIONS))}")
+    versions = ", ".join(map(str, VERSIONS))
+    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
     require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
     require(values.max_seq_length >= 3, "max_seq_length", "at least 3 tokens")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
@@ -258,7 +262,11 @@ def _check(values: Any) -> None:
     share = values.retrieval_percentage
     require(share is None or 0 < share <= 1, "retrieval_percentage", "a share above 0 up to 1")
     require(0 < values.mlm_probability <= 1, "mlm_probability", "a share above 0 up to 1")
-    require(values.max_steps > 0 or 0 < values.num_train_epochs < math.inf, "num_train_epochs", "more than 0 epochs")
+    require(
+        values.max_steps > 0 or 0 < values.num_train_epochs < math.inf,
+        "num_train_epochs",
+        "more than 0 epochs",
+    )
     groups = values.groups_per_batch
     require(groups is None or groups >= 1, "groups_per_batch", "a whole number of at least 1")
     for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
