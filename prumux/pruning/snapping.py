@@ -59,10 +59,12 @@ def snap(gates: L0Gates, target: float, epsilon: float) -> Masks:
 def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[str, tuple[int, ...]]]:
     """Units to try to remove, least important first.
 
-    First those that the shift on the sparser side of the target removes, then all fine units.
+    First those that the shift on the sparser side of the target removes, then all fine units, last the hidden
+    dimensions (where the fine units that are left are all too large for the gap).
     """
     first: list[tuple[float, str, tuple[int, ...]]] = []
     then: list[tuple[float, str, tuple[int, ...]]] = []
+    last: list[tuple[float, str, tuple[int, ...]]] = []
     for family, value in kept.items():
         score = soft_value(gates.log_alpha[family].detach())
         gone = getattr(sparser, family) == 0
@@ -72,8 +74,10 @@ def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[st
                 first.append(unit)
             elif family in ("intermediate", "head"):
                 then.append(unit)
-
-    return [(family, index) for _, family, index in sorted(first) + sorted(then)]
+            elif family == "hidden":
+                last.append(unit)
+    order = sorted(first) + sorted(then) + sorted(last)[:-1]  # one hidden dimension must stay
+    return [(family, index) for _, family, index in order]
 
 
 def _without(masks: Masks, unit: tuple[str, tuple[int, ...]]) -> Masks:
