@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from prumux.errors import guard
@@ -11,7 +12,9 @@ def main() -> None:
     from prumux.reports.tables import format_run
     from prumux.training.phases import run
 
-    print(format_run(run(sys.argv[1:])))
+    record = run(sys.argv[1:])
+    if os.environ.get("RANK", "0") == "0":  # one of several processes under torchrun
+        print(format_run(record))
 
 
 if __name__ == "__main__":

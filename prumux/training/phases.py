@@ -29,6 +29,7 @@ from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassific
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates
+from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
 from prumux.training.arguments import PRETRAINING, Arguments, get_task_name, parse_arguments
 from prumux.training.trainer import BEST, DistillationTrainer, Distilled, PrumuxTrainer
@@ -74,8 +75,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     if arguments.training.do_train:
         write_json(output / STARTED_FILE, wanted)
         _train(trainer, output)
+        trainer.accelerator.wait_for_everyone()  # the main process may still be writing the best model
     record = _record(trainer, arguments, time.monotonic() - start, wanted)
-    if arguments.training.do_train:
+    if arguments.training.do_train and arguments.training.should_save:
         write_json(output / RUN_FILE, record)
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -126,6 +128,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
             pruning_type=arguments.pruning.pruning_type,
             droprate_init=arguments.pruning.droprate_init,
         )
+        # a target that no structure can meet is refused now, not after hours
+        snap(gates, arguments.pruning.target_sparsity, arguments.pruning.sparsity_epsilon)
     layer_map = _layer_map(model, teacher)
     return DistillationTrainer(
         Distilled(model, layer_map, gates), teacher, arguments, data, tokenizer, collator
