@@ -24,6 +24,18 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     print(f"written: {arguments.output_dir}/results.json, {arguments.output_dir}/frontier.png")
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    from prumux.reports.collect import collect
+    from prumux.reports.figures import plot_frontier
+    from prumux.reports.tables import format_table
+
+    rows, metric = collect(arguments.reports)
+    print(format_table(rows, metric))
+    if arguments.plot:
+        plot_frontier(rows, arguments.plot, metric=metric)
+        print(f"written: {arguments.plot}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command with its subcommands."""
     parser = _Parser(
@@ -42,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--repeats", type=int, default=5, help="timed repeats of the throughput measurement"
     )
     quickstart.set_defaults(run=_quickstart)
+    report = commands.add_parser("report", help="one table, and a plot, from several evaluation.json files")
+    report.add_argument("reports", nargs="+", metavar="EVALUATION_JSON")
+    report.add_argument("--plot", metavar="PNG", help="draw the accuracy/speedup frontier")
+    report.set_defaults(run=_report)
     return parser
 
 
