@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+NEARLY_FULL = 1 << 20  # bytes
 
 
 class UserError(ValueError):
     """A wrong argument, file or checkpoint; one line says what was wrong, what was expected and the remedy."""
+
+
+def write_failure(error: Exception, folder: str | Path) -> UserError | None:
+    """The one-line error for ``error`` when its cause is that ``folder`` can't be written; ``None`` for other causes.
+
+    PyTorch and safetensors report a full disk with exceptions of their own, so the disk itself is asked too.
+    """
+    if isinstance(error, UserError):
+        return None
+    reason = error.strerror or str(error) if isinstance(error, OSError) else None
+    if reason is None and _free_space(Path(folder)) < NEARLY_FULL:
+        reason = "No space left on device"
+    if reason is None:
+        return None
+    return UserError(
+        f"can't write to {folder} ({reason}): free space or choose another --output_dir; the same command resumes"
+    )
+
+
+def _free_space(folder: Path) -> float:
+    """Bytes free where ``folder`` is or would be."""
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)
+    return shutil.disk_usage(existing).free if existing is not None else float("inf")
 
 
 def guard(main: Callable[[], None]) -> None:

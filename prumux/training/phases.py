@@ -23,7 +23,7 @@ from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData, load_task, tokenize
 from prumux.data.tasks import TASKS
 from prumux.data.toy import toy_tokenizer
-from prumux.errors import UserError
+from prumux.errors import UserError, write_failure
 from prumux.models.loading import load_model, load_tokenizer
 from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification
 from prumux.pruning.accounting import model_size
@@ -319,11 +319,8 @@ def _train(trainer: PrumuxTrainer, output: Path) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if not _evaluated_last_step(trainer):
             trainer.evaluate()
-    except OSError as error:
-        raise UserError(
-            f"can't write to {output} ({error.strerror or error}): free space or choose another --output_dir; "
-            "the same command resumes"
-        ) from error
+    except Exception as error:
+        raise (write_failure(error, output) or error) from error
 
 
 def _evaluated_last_step(trainer: PrumuxTrainer) -> bool:

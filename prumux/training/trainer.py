@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from prumux.data.grouping import LengthGroupedSampler
 from prumux.data.loading import TaskData
-from prumux.errors import UserError
+from prumux.errors import UserError, write_failure
 from prumux.evaluation.predict import evaluate
 from prumux.models.modeling import PrumuxOutput
 from prumux.pruning.accounting import Structure, sparsity
@@ -149,6 +149,7 @@ class PrumuxTrainer(Trainer):
 
     def best_metrics(self) -> dict[str, float] | None:
         """The metrics of the best model so far, read from its folder so that a resumed run knows them."""
+        _recover(self.best_dir)
         try:
             return json.loads((self.best_dir / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
@@ -184,13 +185,18 @@ def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
             folder.rename(old)
         temporary.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:  # safetensors reports a full disk with an exception of its own
+    except Exception as error:
+        failure = write_failure(error, folder)  # asked before the temporary folder makes room again
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) or "os error" in str(error).lower():
-            raise UserError(
-                f"can't write {folder}: {error}; free space or choose another --output_dir"
-            ) from error
-        raise
+        _recover(folder)
+        raise (failure or error) from error
+
+
+def _recover(folder: Path) -> None:
+    """Put back what ``save_atomically`` had set aside when it was killed between its two renames."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 class Distilled(nn.Module):

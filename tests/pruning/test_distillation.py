@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F  # noqa: N812  (PyTorch's own habit)
+from torch.nn import functional as F
 
 from prumux.pruning.distillation import (
     VERSIONS,

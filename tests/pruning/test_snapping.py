@@ -86,7 +86,7 @@ def test_one_sided_gates(gone, target):
         ("structured_mlp", 0.5),
         ("structured_heads+structured_mlp", 0.9),
         ("structured_mlp+hidden", 0.95),
-        ("structured_mlp+layer", 0.9),
+        ("structured_mlp+layer", 0.6),
     ],
 )
 def test_some_families(pruning_type, target):

@@ -11,28 +11,10 @@ from transformers import AutoModelForSequenceClassification
 from prumux import UserError
 from prumux.training.phases import last_checkpoint, run
 
-SMALL = [
-    "--task_name",
-    "toy",
-    "--max_train_samples",
-    "48",
-    "--max_eval_samples",
-    "20",
-    "--max_steps",
-    "4",
-    "--per_device_train_batch_size",
-    "12",
-    "--eval_strategy",
-    "steps",
-    "--eval_steps",
-    "2",
-    "--save_strategy",
-    "no",
-    "--disable_tqdm",
-    "True",
-    "--do_train",
-    "--do_eval",
-]
+SMALL = (
+    "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
+    "--eval_strategy steps --eval_steps 2 --save_strategy no --disable_tqdm True --do_train --do_eval"
+).split()
 
 
 @pytest.fixture
