@@ -26,7 +26,7 @@ has_project() {
   "$1" -I - "$PROJECT" "$2" >/dev/null 2>&1 <<'PY'
 import importlib.util, pathlib, sys
 project, extra = sys.argv[1:]
-needed = ["torch", "transformers"] + (["pytest", "xdist", "hypothesis", "ruff"] if extra == "test" else [])
+needed = ["torch", "transformers"] + (["pytest", "xdist", "hypothesis", "ruff", "mypy"] if extra == "test" else [])
 here = importlib.util.find_spec("prumux").origin
 assert pathlib.Path(here).resolve().parents[1] == pathlib.Path(project).resolve()
 assert all(importlib.util.find_spec(name) for name in needed)

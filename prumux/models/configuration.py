@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -65,8 +67,14 @@ class PrumuxConfig(PreTrainedConfig):
     attend_padding: bool = False
     embed_twice: bool = True
 
-    head_dim: int | None = None
-    dense_hidden_size: int | None = None
+    if TYPE_CHECKING:  # None only asks __post_init__ to fill it in
+        head_dim: int = 0
+        dense_hidden_size: int = 0
+        id2label: dict[int, str] = {}
+        label2id: dict[str, int] = {}
+    else:
+        head_dim: int | None = None
+        dense_hidden_size: int | None = None
     kept_hidden: list[int] | None = None
     kept_heads: list[int] | None = None
     kept_intermediate: list[int] | None = None

@@ -189,7 +189,9 @@ class EncoderLayer(nn.Module):
         attention_dropout: float,
     ) -> None:
         super().__init__()
-        self.attention = self.intermediate = self.output = None
+        self.attention: Attention | None = None
+        self.intermediate: Intermediate | None = None
+        self.output: ResidualOutput | None = None
         if num_heads > 0:
             self.attention = Attention(
                 hidden_size=hidden_size,
@@ -215,8 +217,11 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, attention_mask: Tensor | None, masks: LayerMasks, stream: StreamMask | None
     ) -> Tensor:
         if masks.attention_alive:
+            assert self.attention is not None  # only a block that exists is alive
             x = self.attention(x, attention_mask, masks, stream)
         if masks.ffn_alive:
+            assert self.intermediate is not None
+            assert self.output is not None
             x = self.output(self.intermediate(read(x, stream), masks.intermediate), x, masks.mlp, stream)
         return x
 

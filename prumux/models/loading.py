@@ -148,7 +148,7 @@ def load_model(
         _check_labels(model_path, made_with, config)
     try:
         with quiet_transformers():
-            model, report = model_class.from_pretrained(
+            pair: Any = model_class.from_pretrained(  # its annotation doesn't know output_loading_info
                 model_path,
                 config=config,
                 dtype=torch.float32,
@@ -156,6 +156,7 @@ def load_model(
                 ignore_mismatched_sizes=True,  # refused below, with the shapes
                 output_loading_info=True,
             )
+            model, report = pair
     except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
         raise UserError(
             f"can't load the weights of {model_path} ({_first_line(error)}): expected model.safetensors that fits "

@@ -20,6 +20,7 @@ from prumux.pruning.masks import Masks, StreamMask, resolve
 IGNORE_INDEX = -100  # label of filled rows and unmasked tokens, PyTorch's and Hugging Face's convention
 
 TIED_DECODER = {"lm_head.decoder.weight": "bert.embeddings.word_embeddings.weight"}
+UNUSED_KEYS = ["pooler", r"cls\.", "position_ids"]  # parts of BERT checkpoints not used here
 
 
 @dataclass
@@ -106,13 +107,10 @@ class Pooler(nn.Module):
 class PrumuxPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation shared by the models."""
 
+    config: PrumuxConfig
     config_class = PrumuxConfig
     base_model_prefix = "bert"
-    _keys_to_ignore_on_load_unexpected = (
-        "pooler",
-        r"cls\.",
-        "position_ids",
-    )  # parts of BERT checkpoints not used here
+    _keys_to_ignore_on_load_unexpected = UNUSED_KEYS
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -163,7 +161,8 @@ class PrumuxModel(PrumuxPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    # the base class accepts any module, and passes embeddings
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.embeddings.word_embeddings = value
 
     def encode(
@@ -225,6 +224,7 @@ class PrumuxModel(PrumuxPreTrainedModel):
 
     def _prefix(self, rows: int) -> Tensor:
         """Prefix word vectors [rows, N, D]: instance i has its marker at position i and the filler elsewhere."""
+        assert self.prefix_embeddings is not None
         instances = self.prefix_length
         index = torch.full((instances, instances), instances, device=self.prefix_embeddings.device)
         index.fill_diagonal_(0)
@@ -352,7 +352,7 @@ class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
             config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
         )
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.dense_hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.dense_hidden_size, len(config.id2label))
         self.lm_head = None
         if config.is_multiplexed and config.retrieval_loss_coeff > 0 and not config.is_pruned:
             self.lm_head = _build_lm_head(config)

@@ -58,16 +58,16 @@ class BinaryHadamard(Hadamard):
     def __init__(
         self, *, num_instances: int, hidden_size: int, epsilon: float, learned: bool, **_: object
     ) -> None:
-        if num_instances > hidden_size:
-            raise ValueError(
-                f"binary_hadamard cuts {hidden_size} hidden dimensions into {num_instances} chunks: "
-                f"num_instances must not exceed the hidden size"
-            )
         super().__init__((num_instances, hidden_size), learned=learned)
         self.epsilon = epsilon
 
     def initial_vectors(self) -> Tensor:
         instances, width = self.vectors.shape
+        if instances > width:  # of new vectors only: a pruned model may be left with fewer dimensions
+            raise ValueError(
+                f"binary_hadamard cuts {width} hidden dimensions into {instances} chunks: "
+                "num_instances must not exceed the hidden size"
+            )
         chunk = math.ceil(width / instances)
         margin = math.ceil(chunk * self.epsilon / 2)
         vectors = torch.zeros(instances, width)

@@ -99,5 +99,6 @@ def model_size(model: nn.Module) -> ModelSize:
     tensors = [*model.parameters(), *(b for _, b in model.named_buffers())]
     total = sum(tensor.numel() for tensor in tensors)
     tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
+    assert isinstance(model.config, PrumuxConfig)
     encoder, dense = Structure.of(model.config).parameters, Structure.dense(model.config).parameters
     return ModelSize(total, total - tables, encoder, dense, 1 - encoder / dense)

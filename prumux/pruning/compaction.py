@@ -70,7 +70,8 @@ def compact(model: Model, masks: Masks) -> Model:
     kept = _Kept(model.config, masks.detach(), device)
     with no_init_weights():
         smaller = type(model)(_smaller_config(model, kept))
-    smaller = smaller.to(device=device, dtype=next(model.parameters()).dtype)
+    dtype = next(model.parameters()).dtype
+    smaller = smaller.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it as a function
     target = smaller.state_dict()
     with torch.no_grad():
         state = {name: _slice(name, value, kept, model.config) for name, value in model.state_dict().items()}

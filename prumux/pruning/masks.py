@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Masks:
         """A new object with ``function`` applied to every tensor."""
         return Masks(**{name: function(value) for name, value in self.items()})
 
-    def to(self, *args: object, **kwargs: object) -> Masks:
+    def to(self, *args: Any, **kwargs: Any) -> Masks:
         return self.map(lambda value: value.to(*args, **kwargs))
 
     def detach(self) -> Masks:

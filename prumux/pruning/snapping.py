@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+
+import torch
 from torch import Tensor
 
 from prumux.errors import UserError
@@ -39,13 +42,16 @@ def snap(gates: L0Gates, target: float, epsilon: float) -> Masks:
             high = middle
     masks = gates.deterministic(high)
     config = gates.config
-    for unit in _removal_order(gates, masks, gates.deterministic(low)):
+    order = _removal_order(gates, masks, gates.deterministic(low))
+    for unit in order:
         reached = sparsity(config, masks)
         if target - epsilon <= reached and (reached >= target or abs(reached - target) <= epsilon / 2):
             break
         candidate = _without(masks, unit)
         if sparsity(config, candidate) <= target + epsilon:
             masks = candidate
+    if abs(sparsity(config, masks) - target) > epsilon:
+        masks = _exchange(gates, masks, order, target, epsilon) or masks
     reached = sparsity(config, masks)
     if abs(reached - target) > epsilon:
         families = ", ".join(gates.log_alpha)
@@ -78,6 +84,40 @@ def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[st
                 last.append(unit)
     order = sorted(first) + sorted(then) + sorted(last)[:-1]  # one hidden dimension must stay
     return [(family, index) for _, family, index in order]
+
+
+def _exchange(
+    gates: L0Gates, masks: Masks, order: list[tuple[str, tuple[int, ...]]], target: float, epsilon: float
+) -> Masks | None:
+    """Remove one unit more than fits and give FFN dimensions back, the most important first; ``None``: no luck.
+
+    Small models need it: what is left after the FFN dimensions are gone may be too coarse for the gap.
+    """
+    if masks.intermediate is None:
+        return None
+    config, soft = gates.config, soft_value(gates.log_alpha["intermediate"].detach())
+    present = torch.zeros_like(soft, dtype=torch.bool)
+    for layer, size in enumerate(config.intermediate_per_layer):
+        present[layer, :size] = True
+    gone = present & (masks.intermediate == 0)
+    ranked = torch.where(gone, soft, -1.0).flatten().argsort(descending=True)[: int(gone.sum())]
+
+    def given_back(candidate: Masks, count: int) -> Masks:
+        values = dict(candidate.items())
+        inner = values["intermediate"].flatten().scatter(0, ranked[:count], soft.flatten()[ranked[:count]])
+        return Masks(**values | {"intermediate": inner.view_as(soft)})
+
+    for unit in order:
+        if unit[0] == "intermediate" or getattr(masks, unit[0])[unit[1]] == 0:
+            continue
+        candidate = _without(masks, unit)
+        count = bisect.bisect_left(
+            range(len(ranked)), -target, key=lambda count: -sparsity(config, given_back(candidate, count))
+        )
+        for close in (given_back(candidate, count), given_back(candidate, max(count - 1, 0))):
+            if abs(sparsity(config, close) - target) <= epsilon:
+                return close
+    return None
 
 
 def _without(masks: Masks, unit: tuple[str, tuple[int, ...]]) -> Masks:

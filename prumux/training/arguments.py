@@ -142,6 +142,7 @@ class Arguments:
     data: DataArguments
     pruning: PruningArguments
     training: TrainingArguments
+    recipe: dict[str, Any] = field(default_factory=dict)  # the defaults that the recipe gave
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -151,7 +152,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         UserError: unknown flags, values out of range, an unreadable recipe.
     """
     # no abbreviations: they would hide from the checks below which flags were given
-    parser = _Parser((ModelArguments, DataArguments, PruningArguments, TrainingArguments), allow_abbrev=False)
+    # Any: transformers declares its argument as a NewType that no class matches
+    kinds: Any = (ModelArguments, DataArguments, PruningArguments, TrainingArguments)
+    parser = _Parser(kinds, allow_abbrev=False)
     parser.set_defaults(
         output_dir="out/run",
         report_to="none",
@@ -163,8 +166,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         dataloader_pin_memory=False,
     )
     first, _ = parser.parse_known_args(list(argv))
-    if first.recipe is not None:
-        parser.set_defaults(**_recipe_defaults(first, parser))
+    recipe = {} if first.recipe is None else _recipe_defaults(first, parser)
+    parser.set_defaults(**recipe)
     parsed = parser.parse_args(list(argv))
     given = {argument.partition("=")[0].replace("-", "_") for argument in argv}  # --like-this works too
     if parsed.groups_per_batch is not None and "__per_device_train_batch_size" not in given:
@@ -173,10 +176,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     _check(parsed)
     try:
-        groups = parser.parse_dict(vars(parsed), allow_extra_keys=True)
+        model, data, pruning, training = parser.parse_dict(vars(parsed), allow_extra_keys=True)
     except (ValueError, TypeError) as error:
         raise UserError(f"wrong training arguments: {error}") from error
-    return Arguments(*groups)
+    return Arguments(model, data, pruning, training, recipe)
 
 
 def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
@@ -251,6 +254,7 @@ def _check(values: Any) -> None:
     versions = ", ".join(map(str, VERSIONS))
     require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
     require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
+    require(0 <= values.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
     require(values.max_seq_length >= 3, "max_seq_length", "at least 3 tokens")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, set_seed
 
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData, load_task, tokenize
@@ -25,7 +25,7 @@ from prumux.data.tasks import TASKS
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError, write_failure
 from prumux.models.loading import load_model, load_tokenizer
-from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification
+from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification, PrumuxPreTrainedModel
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates
@@ -35,6 +35,8 @@ from prumux.training.arguments import PRETRAINING, Arguments, get_task_name, par
 from prumux.training.trainer import BEST, DistillationTrainer, Distilled, PrumuxTrainer
 
 logger = logging.getLogger(__name__)
+
+HeadModel = PrumuxForMaskedLM | PrumuxForSequenceClassification  # what a run trains
 
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
@@ -62,8 +64,9 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     argv = [argument for argument in argv if argument != "--overwrite_output_dir"]
     arguments = parse_arguments(argv)
     _set_up_logging(arguments)
+    assert arguments.training.output_dir is not None  # parse_arguments has a default
     output = Path(arguments.training.output_dir)
-    wanted = _computing_flags(argv)
+    wanted = _computing_flags(argv) + [f"recipe: {name}={value}" for name, value in arguments.recipe.items()]
     if overwrite:
         shutil.rmtree(output, ignore_errors=True)
     if arguments.training.do_train and (finished := _finished(output, wanted)) is not None:
@@ -104,10 +107,15 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         data = dataclasses.replace(data, name=get_task_name(data_flags.task_name))
     if arguments.training.do_train and data.train is None:
         raise UserError(f"{data.name} has no training data: give --train_file, or leave out --do_train")
+    if data.validation is None:
+        raise UserError(
+            f"{data.name} has no development set to choose the best model on: give --validation_file"
+        )
     pretraining = arguments.pruning.setting in PRETRAINING
     tokenizer = _tokenizer(arguments)
     model = _model(arguments, data, pretraining)
     _check_vocabulary(model, tokenizer)
+    _settle_batch(arguments, model.config.num_instances)
     data = tokenize(
         data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id
     )
@@ -149,7 +157,7 @@ def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     return load_tokenizer(model.tokenizer_name, model.model_name_or_path)
 
 
-def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> PreTrainedModel:
+def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> HeadModel:
     overrides = arguments.model.overrides()
     setting = arguments.pruning.setting
     if setting == "retrieval_pretraining":
@@ -164,8 +172,9 @@ def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> PreTraine
         overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}  # distillation is the whole loss
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
+    model_class: type[HeadModel] = PrumuxForMaskedLM if pretraining else PrumuxForSequenceClassification
     return load_model(
-        PrumuxForMaskedLM if pretraining else PrumuxForSequenceClassification,
+        model_class,
         model_path=arguments.model.model_name_or_path,
         config_path=arguments.model.config_name,
         overrides=overrides,
@@ -174,7 +183,7 @@ def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> PreTraine
     )
 
 
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_vocabulary(model: PrumuxPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {model.config.vocab_size}: "
@@ -182,12 +191,24 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _max_length(arguments: Arguments, model: PreTrainedModel) -> int:
+def _settle_batch(arguments: Arguments, num_instances: int) -> None:
+    """Rows per batch for the N of the checkpoint, where the flags did not name N."""
+    training, groups = arguments.training, arguments.pruning.groups_per_batch
+    if arguments.model.num_instances is None and training.per_device_train_batch_size == groups:
+        training.per_device_train_batch_size = groups * num_instances
+    if training.per_device_train_batch_size % num_instances:
+        raise UserError(
+            f"a batch of {training.per_device_train_batch_size} rows can't form groups of {num_instances}: give "
+            f"--per_device_train_batch_size a multiple of {num_instances}"
+        )
+
+
+def _max_length(arguments: Arguments, model: HeadModel) -> int:
     room = model.config.max_position_embeddings - model.bert.prefix_length
     return min(arguments.data.max_seq_length, room)
 
 
-def _teacher(arguments: Arguments, data: TaskData, student: PreTrainedModel) -> PreTrainedModel:
+def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
     path = arguments.pruning.distillation_path or arguments.model.model_name_or_path
     if path is None:
         raise UserError(
@@ -217,7 +238,7 @@ def _teacher(arguments: Arguments, data: TaskData, student: PreTrainedModel) -> 
     return teacher
 
 
-def _layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> LayerMap:
+def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> LayerMap:
     """The student's dimensions are matched to the teacher's by what they were before pruning."""
     ours, theirs = student.config, teacher.config
     if ours.dense_hidden_size != theirs.dense_hidden_size:
@@ -255,7 +276,7 @@ class MaskingCollator(GroupingCollator):
             self.masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
         self.special = torch.tensor(tokenizer.all_special_ids)
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = super().__call__([{k: v for k, v in f.items() if k != "labels"} for f in features])
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
         if self.masking is not None:
@@ -269,7 +290,7 @@ class MaskingCollator(GroupingCollator):
 
 
 def _pretraining_trainer(
-    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase, model: PrumuxPreTrainedModel
 ) -> PrumuxTrainer:
     mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
     collator = MaskingCollator(tokenizer, model.config.num_instances, mlm)
@@ -282,13 +303,16 @@ def _pretraining_trainer(
 
 @torch.no_grad()
 def evaluate_pretraining(
-    model: PreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
+    model: PrumuxPreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
 ) -> dict[str, float]:
     """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded."""
+    if data.validation is None:
+        raise UserError(f"{data.name} has no development set to evaluate on: give --validation_file")
     training = model.training
     model.eval()
     torch.manual_seed(0)  # which instances and tokens are drawn; the caller restores the random state
-    device, totals, batches = next(model.parameters()).device, {}, 0
+    totals: dict[str, float] = {}
+    device, batches = next(model.parameters()).device, 0
     step = rows * model.config.num_instances
     for begin in range(0, len(data.validation), step):
         chunk = [data.validation[i] for i in range(begin, min(begin + step, len(data.validation)))]

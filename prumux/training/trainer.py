@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from prumux.data.grouping import LengthGroupedSampler
 from prumux.data.loading import TaskData
 from prumux.errors import UserError, write_failure
 from prumux.evaluation.predict import evaluate
-from prumux.models.modeling import PrumuxOutput
+from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure, sparsity
 from prumux.pruning.compaction import compact
 from prumux.pruning.distillation import LayerMap, layer_distillation_loss, logit_distillation_loss
@@ -36,6 +36,8 @@ BEST = "best"  # folder, below the output folder, of the model that a run is for
 class PrumuxTrainer(Trainer):
     """Trains a model with a head; evaluates it over groupings; keeps the best one in ``OUTPUT_DIR/best``."""
 
+    processing_class: PreTrainedTokenizerBase
+
     def __init__(
         self,
         model: nn.Module,
@@ -43,7 +45,7 @@ class PrumuxTrainer(Trainer):
         data: TaskData,
         tokenizer: PreTrainedTokenizerBase,
         collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
-        evaluate_model: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+        evaluate_model: Callable[[PrumuxPreTrainedModel], dict[str, float]] | None = None,
     ) -> None:
         """``evaluate_model`` replaces the task's metrics (pretraining has none); the first metric it gives decides."""
         self.settings = arguments
@@ -61,12 +63,12 @@ class PrumuxTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     @property
-    def student(self) -> PreTrainedModel:
+    def student(self) -> PrumuxPreTrainedModel:
         """The model that is trained."""
         return self.accelerator.unwrap_model(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler(
             dataset["length"],
             self.student.config.num_instances,
@@ -105,7 +107,7 @@ class PrumuxTrainer(Trainer):
 
     # ---- evaluation and the best model
 
-    def _task_metrics(self, model: PreTrainedModel) -> dict[str, float]:
+    def _task_metrics(self, model: PrumuxPreTrainedModel) -> dict[str, float]:
         return evaluate(
             model,
             self.task,
@@ -116,7 +118,7 @@ class PrumuxTrainer(Trainer):
             progress=False,
         )
 
-    def current(self) -> PreTrainedModel:
+    def current(self) -> PrumuxPreTrainedModel:
         """The model as it would be deployed now."""
         return self.student
 
@@ -145,6 +147,7 @@ class PrumuxTrainer(Trainer):
 
     @property
     def best_dir(self) -> Path:
+        assert self.args.output_dir is not None  # it has a default
         return Path(self.args.output_dir) / BEST
 
     def best_metrics(self) -> dict[str, float] | None:
@@ -155,14 +158,14 @@ class PrumuxTrainer(Trainer):
         except (OSError, json.JSONDecodeError):
             return None
 
-    def _keep_if_best(self, model: PreTrainedModel, metrics: dict[str, float]) -> None:
+    def _keep_if_best(self, model: PrumuxPreTrainedModel, metrics: dict[str, float]) -> None:
         name = next(iter(metrics))
         best = self.best_metrics()
         if not self.args.should_save or (best is not None and best[name] >= metrics[name]):
             return
         save_atomically(self.best_dir, lambda folder: self._save_best(folder, model, metrics))
 
-    def _save_best(self, folder: Path, model: PreTrainedModel, metrics: dict[str, float]) -> None:
+    def _save_best(self, folder: Path, model: PrumuxPreTrainedModel, metrics: dict[str, float]) -> None:
         model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         record = metrics | {"step": self.state.global_step}
@@ -202,7 +205,7 @@ def _recover(folder: Path) -> None:
 class Distilled(nn.Module):
     """What is trained while a teacher is followed: the student, its layer map and, in pruning, its gates."""
 
-    def __init__(self, student: PreTrainedModel, layer_map: LayerMap, gates: L0Gates | None) -> None:
+    def __init__(self, student: PrumuxPreTrainedModel, layer_map: LayerMap, gates: L0Gates | None) -> None:
         super().__init__()
         self.student = student
         self.layer_map = layer_map
@@ -227,6 +230,8 @@ class Distilled(nn.Module):
             teacher: the teacher's output on the same inputs, with hidden states.
             pruning: sample the gates and add the Lagrangian for sparsity ``target``.
         """
+        assert teacher.logits is not None
+        assert teacher.hidden_states is not None
         masks: Masks | None = None
         terms: dict[str, Tensor] = {}
         if pruning:
@@ -262,7 +267,7 @@ class DistillationTrainer(PrumuxTrainer):
 
     model: Distilled
 
-    def __init__(self, model: Distilled, teacher: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: Distilled, teacher: PrumuxPreTrainedModel, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
 
@@ -271,7 +276,7 @@ class DistillationTrainer(PrumuxTrainer):
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def student(self) -> PreTrainedModel:
+    def student(self) -> PrumuxPreTrainedModel:
         return self.distilled.student
 
     # ---- schedule
@@ -324,12 +329,12 @@ class DistillationTrainer(PrumuxTrainer):
             gates = self.distilled.gates
             for parameter in gates.parameters():
                 parameter.requires_grad_(False)  # hidden from the groups that the base class makes
-            super().create_optimizer(model)
+            optimizer = super().create_optimizer(model)
             for parameter in gates.parameters():
                 parameter.requires_grad_(True)
             own = {"lr": self.settings.pruning.reg_learning_rate, "weight_decay": 0.0}
-            self.optimizer.add_param_group({"params": list(gates.log_alpha.values()), **own})
-            self.optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
+            optimizer.add_param_group({"params": list(gates.log_alpha.values()), **own})
+            optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
         return super().create_optimizer(model)
 
     def create_scheduler(
@@ -344,8 +349,9 @@ class DistillationTrainer(PrumuxTrainer):
                     "constant or cosine"
                 )
             weights = scheduler.lr_lambdas[:-2]
-            self.lr_scheduler = LambdaLR(scheduler.optimizer, [*weights, _constant, _constant])
-        return self.lr_scheduler
+            scheduler = LambdaLR(scheduler.optimizer, [*weights, _constant, _constant])
+            self.lr_scheduler = scheduler
+        return scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         # the gates' gradients don't shrink the student's
@@ -368,7 +374,7 @@ class DistillationTrainer(PrumuxTrainer):
     def eligible(self) -> bool:
         return self._at_target()
 
-    def current(self) -> PreTrainedModel:
+    def current(self) -> PrumuxPreTrainedModel:
         gates, pruning = self.distilled.gates, self.settings.pruning
         if gates is None or self._pruned_steps() < 0:
             return self.student

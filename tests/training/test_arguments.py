@@ -242,6 +242,7 @@ def test_a_missing_recipe(tmp_path):
         ("optim", "magic"),
         ("learn_muxing", "maybe"),
         ("seed", "x"),
+        ("seed", "-1"),
     ],
 )
 def test_values_out_of_range_name_their_flag(flag, value):
