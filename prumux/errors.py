@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 NEARLY_FULL = 1 << 20  # bytes
+WRITER_ERRORS = ("os error", "inline_container", "iostream error")  # in messages of safetensors and PyTorch
 
 
 class UserError(ValueError):
@@ -22,6 +23,8 @@ def write_failure(error: Exception, folder: str | Path) -> UserError | None:
     if isinstance(error, UserError):
         return None
     reason = error.strerror or str(error) if isinstance(error, OSError) else None
+    if reason is None and any(mark in str(error) for mark in WRITER_ERRORS):
+        reason = str(error).splitlines()[0]
     if reason is None and _free_space(Path(folder)) < NEARLY_FULL:
         reason = "No space left on device"
     if reason is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -166,12 +167,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         dataloader_pin_memory=False,
     )
     first, _ = parser.parse_known_args(list(argv))
-    recipe = {} if first.recipe is None else _recipe_defaults(first, parser)
+    instances = first.num_instances or _instances_of(first.model_name_or_path) or 1
+    recipe = {} if first.recipe is None else _recipe_defaults(first, parser, instances)
     parser.set_defaults(**recipe)
     parsed = parser.parse_args(list(argv))
     given = {argument.partition("=")[0].replace("-", "_") for argument in argv}  # --like-this works too
     if parsed.groups_per_batch is not None and "__per_device_train_batch_size" not in given:
-        parsed.per_device_train_batch_size = parsed.groups_per_batch * (parsed.num_instances or 1)
+        parsed.per_device_train_batch_size = parsed.groups_per_batch * instances
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     _check(parsed)
@@ -182,7 +184,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(model, data, pruning, training, recipe)
 
 
-def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
+def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> dict[str, Any]:
     path = Path(first.recipe)
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -195,13 +197,15 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
         name = "finetuning"
     elif name == "finetuning" and first.distillation_path is not None:
         name = "finetuning_pruned"
+    if isinstance(recipe, dict) and name not in recipe:
+        raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
     section = _mapping(recipe, name, path)
     without_mux = _mapping(section, "num_instances_1", path)
     small = _mapping(section, "small_tasks", path)
     section = {
         flag: value for flag, value in section.items() if flag not in ("num_instances_1", "small_tasks")
     }
-    if (first.num_instances or 1) == 1:
+    if instances == 1:
         section |= without_mux
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
         section |= small
@@ -214,6 +218,16 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser) -> dict[str, Any]:
     return {
         flag: str(value) for flag, value in section.items()
     }  # as text: checked like the command line's values
+
+
+def _instances_of(model_path: str | None) -> int | None:
+    """N of a checkpoint folder; ``None`` for models on the hub and whatever loading will complain about."""
+    try:
+        return int(
+            json.loads((Path(model_path or "") / "config.json").read_text(encoding="utf-8"))["num_instances"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _mapping(parent: Any, name: str, path: Path) -> dict[str, Any]:

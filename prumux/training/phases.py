@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from torch import Tensor
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData, load_task, tokenize
@@ -32,24 +27,22 @@ from prumux.pruning.l0 import L0Gates
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
 from prumux.training.arguments import PRETRAINING, Arguments, get_task_name, parse_arguments
-from prumux.training.trainer import BEST, DistillationTrainer, Distilled, PrumuxTrainer
+from prumux.training.folder import (
+    BEST,
+    RUN_FILE,
+    STARTED_FILE,
+    check_writable,
+    clear,
+    computing_flags,
+    finished,
+    last_checkpoint,
+)
+from prumux.training.pretraining import pretraining_trainer
+from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTrainer
 
 logger = logging.getLogger(__name__)
 
 HeadModel = PrumuxForMaskedLM | PrumuxForSequenceClassification  # what a run trains
-
-RUN_FILE = "run.json"  # written last: where it is, the run is complete
-STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
-# Flags that don't change what a run computes: a run may be continued with other values of these.
-FREE_FLAGS = (
-    "output_dir",
-    "overwrite_output_dir",
-    "logging_dir",
-    "do_train",
-    "do_eval",
-    "disable_tqdm",
-    "log_level",
-)
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
@@ -66,21 +59,23 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     _set_up_logging(arguments)
     assert arguments.training.output_dir is not None  # parse_arguments has a default
     output = Path(arguments.training.output_dir)
-    wanted = _computing_flags(argv) + [f"recipe: {name}={value}" for name, value in arguments.recipe.items()]
-    if overwrite:
-        shutil.rmtree(output, ignore_errors=True)
-    if arguments.training.do_train and (finished := _finished(output, wanted)) is not None:
+    wanted = computing_flags(argv, arguments.recipe)
+    training = arguments.training
+    check_writable(output)
+    if training.do_train and not overwrite and (record := finished(output, wanted)) is not None:
         logger.info("%s is finished: nothing to do (--overwrite_output_dir trains again)", output)
-        return finished
-    set_seed(arguments.training.seed)
+        return record
+    set_seed(training.seed)
     start = time.monotonic()
     trainer = build_trainer(arguments)
-    if arguments.training.do_train:
+    if training.do_train:
+        if overwrite:
+            clear(output)
         write_json(output / STARTED_FILE, wanted)
         _train(trainer, output)
         trainer.accelerator.wait_for_everyone()  # the main process may still be writing the best model
     record = _record(trainer, arguments, time.monotonic() - start, wanted)
-    if arguments.training.do_train and arguments.training.should_save:
+    if training.do_train and training.should_save:
         write_json(output / RUN_FILE, record)
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -115,12 +110,12 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     tokenizer = _tokenizer(arguments)
     model = _model(arguments, data, pretraining)
     _check_vocabulary(model, tokenizer)
-    _settle_batch(arguments, model.config.num_instances)
+    _check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = tokenize(
         data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id
     )
     if pretraining:
-        return _pretraining_trainer(arguments, data, tokenizer, model)
+        return pretraining_trainer(arguments, data, tokenizer, model)
     collator = GroupingCollator(tokenizer, model.config.num_instances)
     teacher_path = arguments.pruning.distillation_path
     pruning = arguments.pruning.setting == "pruning"
@@ -191,15 +186,11 @@ def _check_vocabulary(model: PrumuxPreTrainedModel, tokenizer: PreTrainedTokeniz
         )
 
 
-def _settle_batch(arguments: Arguments, num_instances: int) -> None:
-    """Rows per batch for the N of the checkpoint, where the flags did not name N."""
-    training, groups = arguments.training, arguments.pruning.groups_per_batch
-    if arguments.model.num_instances is None and training.per_device_train_batch_size == groups:
-        training.per_device_train_batch_size = groups * num_instances
-    if training.per_device_train_batch_size % num_instances:
+def _check_batch(rows: int, num_instances: int) -> None:
+    if rows % num_instances:
         raise UserError(
-            f"a batch of {training.per_device_train_batch_size} rows can't form groups of {num_instances}: give "
-            f"--per_device_train_batch_size a multiple of {num_instances}"
+            f"a batch of {rows} rows can't form groups of {num_instances}: give --per_device_train_batch_size a "
+            f"multiple of {num_instances}"
         )
 
 
@@ -257,77 +248,6 @@ def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -
     return LayerMap(kept, ours.hidden_size, theirs.hidden_size)
 
 
-# ---- pretraining
-
-
-class MaskingCollator(GroupingCollator):
-    """Groups of N with token labels: BERT's random masking, or none (retrieval alone)."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float
-    ) -> None:
-        super().__init__(tokenizer, num_instances)
-        self.masking = None
-        if mlm_probability > 0:
-            if tokenizer.mask_token_id is None:
-                raise UserError(
-                    "mlm_pretraining needs a tokenizer with a [MASK] token: choose another tokenizer"
-                )
-            self.masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability)
-        self.special = torch.tensor(tokenizer.all_special_ids)
-
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        batch = super().__call__([{k: v for k, v in f.items() if k != "labels"} for f in features])
-        batch["labels"] = torch.full_like(batch["input_ids"], -100)
-        if self.masking is not None:
-            special = torch.isin(batch["input_ids"], self.special)
-            masked, labels = self.masking.torch_mask_tokens(
-                batch["input_ids"].clone(), special_tokens_mask=special
-            )
-            labels[len(features) :] = -100  # filled rows don't count
-            batch |= {"input_ids": masked, "labels": labels}
-        return batch
-
-
-def _pretraining_trainer(
-    arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase, model: PrumuxPreTrainedModel
-) -> PrumuxTrainer:
-    mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
-    collator = MaskingCollator(tokenizer, model.config.num_instances, mlm)
-    evaluate_model = partial(
-        evaluate_pretraining, data=data, collator=collator, rows=arguments.training.per_device_eval_batch_size
-    )
-    arguments.training.dataloader_drop_last = True
-    return PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
-
-
-@torch.no_grad()
-def evaluate_pretraining(
-    model: PrumuxPreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
-) -> dict[str, float]:
-    """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded."""
-    if data.validation is None:
-        raise UserError(f"{data.name} has no development set to evaluate on: give --validation_file")
-    training = model.training
-    model.eval()
-    torch.manual_seed(0)  # which instances and tokens are drawn; the caller restores the random state
-    totals: dict[str, float] = {}
-    device, batches = next(model.parameters()).device, 0
-    step = rows * model.config.num_instances
-    for begin in range(0, len(data.validation), step):
-        chunk = [data.validation[i] for i in range(begin, min(begin + step, len(data.validation)))]
-        output = model(**{name: value.to(device) for name, value in collator(chunk).items()})
-        batches += 1
-        terms = {"retrieval_accuracy": output.retrieval_accuracy, "retrieval_loss": output.retrieval_loss}
-        if output.task_loss is not None:
-            terms = {"negative_mlm_loss": -output.task_loss} | terms
-        for name, value in terms.items():
-            if value is not None:
-                totals[name] = totals.get(name, 0.0) + value.item()
-    model.train(training)
-    return {name: value / max(batches, 1) for name, value in totals.items()}
-
-
 # ---- training and records
 
 
@@ -336,7 +256,7 @@ def _train(trainer: PrumuxTrainer, output: Path) -> None:
     if checkpoint is None:
         shutil.rmtree(
             output / BEST, ignore_errors=True
-        )  # left by a run that was killed before its first checkpoint
+        )  # of a run that was killed before its first checkpoint
     else:
         logger.info("resuming from %s", checkpoint)
     try:
@@ -352,18 +272,6 @@ def _evaluated_last_step(trainer: PrumuxTrainer) -> bool:
         entry.get("step") == trainer.state.global_step and any(key.startswith("eval_") for key in entry)
         for entry in trainer.state.log_history
     )
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest complete checkpoint of an interrupted run; one that was being written when it died is removed."""
-    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    while found:
-        try:
-            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            return found[-1]
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(found.pop(), ignore_errors=True)
-    return None
 
 
 def _record(
@@ -395,44 +303,6 @@ def _record(
         "history": trainer.state.log_history,
         **provenance(arguments.training.seed),
     }
-
-
-def _computing_flags(argv: Sequence[str]) -> list[str]:
-    """The flags that decide what a run computes, in a comparable order."""
-    flags: list[list[str]] = []
-    for argument in argv:
-        if argument.startswith("--"):
-            flags.append(argument.split("=", 1))
-        elif flags:
-            flags[-1].append(argument)
-    return [" ".join(flag) for flag in sorted(flags) if flag[0].removeprefix("--") not in FREE_FLAGS]
-
-
-def _finished(output: Path, wanted: list[str]) -> dict[str, Any] | None:
-    """The record of a finished run, ``None`` for a fresh or interrupted one; refuses a folder of another run."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output_dir {output} is a file: choose another folder")
-    for name in (RUN_FILE, STARTED_FILE):
-        try:
-            found = json.loads((output / name).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            continue
-        had = found["arguments"] if name == RUN_FILE else found
-        if had != wanted:
-            changed = sorted(set(had) ^ set(wanted))
-            raise UserError(
-                f"{output} holds a run with other arguments ({'; '.join(changed[:4])}): choose another --output_dir "
-                "or pass --overwrite_output_dir"
-            )
-        if name == RUN_FILE and (output / BEST / "config.json").is_file():
-            return found
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if not os.access(output, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise UserError(f"can't write to {output} ({error.strerror}): choose another --output_dir") from error
-    return None
 
 
 def _set_up_logging(arguments: Arguments) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from prumux.data.grouping import LengthGroupedSampler
+from prumux.data.grouping import IGNORE, LengthGroupedSampler
 from prumux.data.loading import TaskData
 from prumux.errors import UserError, write_failure
 from prumux.evaluation.predict import evaluate
@@ -27,10 +27,9 @@ from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks
 from prumux.pruning.snapping import evaluation_masks
 from prumux.training.arguments import Arguments
+from prumux.training.folder import BEST
 
 logger = logging.getLogger(__name__)
-
-BEST = "best"  # folder, below the output folder, of the model that a run is for
 
 
 class PrumuxTrainer(Trainer):
@@ -240,7 +239,10 @@ class Distilled(nn.Module):
             terms["lagrangian"], terms["expected_sparsity"] = self.gates.lagrangian(target)
         features = {name: value for name, value in inputs.items() if name != "labels"}
         output = self.student(**features, masks=masks, output_hidden_states=True)
-        terms["ce_distillation"] = logit_distillation_loss(output.logits, teacher.logits, temperature)
+        counted = inputs["labels"] != IGNORE  # filled rows teach nothing
+        terms["ce_distillation"] = logit_distillation_loss(
+            output.logits[counted], teacher.logits[counted], temperature
+        )
         terms["layer_distillation"] = layer_distillation_loss(
             output.hidden_states,
             teacher.hidden_states,

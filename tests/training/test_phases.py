@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from prumux import UserError
-from prumux.training.phases import last_checkpoint, run
+from prumux.training.folder import last_checkpoint
+from prumux.training.phases import run
 
 SMALL = (
     "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
