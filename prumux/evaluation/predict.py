@@ -73,7 +73,9 @@ def predict_logits(
     logits: np.ndarray | None = None
     starts = range(0, len(order), batch_size)
     with evaluation_mode(model):
-        for start in tqdm(starts, desc="evaluate", unit="batch", disable=None if progress else True, leave=False):
+        for start in tqdm(
+            starts, desc="evaluate", unit="batch", disable=None if progress else True, leave=False
+        ):
             rows = order[start : start + batch_size]
             batch = collator([dataset[int(row)] for row in rows])
             tensors = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}

@@ -119,7 +119,9 @@ def measure_throughput(
                     f"torch.compile failed for {name} ({cause[0]}): run without --compile"
                 ) from error
             passes[name] = max(1, math.ceil(min_seconds / _time(run, 1, device)))
-        for _ in tqdm(range(repeats), desc="throughput", unit="repeat", disable=None if progress else True, leave=False):
+        for _ in tqdm(
+            range(repeats), desc="throughput", unit="repeat", disable=None if progress else True, leave=False
+        ):
             for name, run in runs.items():
                 seconds[name].append(_time(run, passes[name], device) / passes[name])
     return [
