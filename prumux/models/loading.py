@@ -27,6 +27,9 @@ FIXED_BY_WEIGHTS = (
     "muxing_variant",
     "demuxing_variant",
     "num_hidden_demux_layers",
+    "gaussian_hadamard_norm",
+    "binary_hadamard_epsilon",
+    "embed_twice",
 )
 SUPPORTED_TYPES = ("prumux", "bert")
 SIZES = (
@@ -138,10 +141,11 @@ def load_model(
         raise UserError("no model: give --model_name_or_path (weights) or --config_name (random weights)")
     overrides = dict(overrides or {})
     fields = read_config(config_path if config_path is not None else str(model_path))
-    config = build_config(fields, overrides, label_names, classifies=classifies)
+    made_with = fields if config_path is None or model_path is None else read_config(model_path)
+    inherited = {name: made_with[name] for name in FIXED_BY_WEIGHTS if name in made_with}
+    config = build_config(inherited | fields, overrides, label_names, classifies=classifies)
     if model_path is None:
         return _construct(model_class, config)
-    made_with = read_config(model_path) if config_path is not None else fields
     if made_with["_is_prumux"]:
         _check_fixed(model_path, made_with, config)
     if classifies:
@@ -220,7 +224,9 @@ def _check_fixed(path: str, made_with: Mapping[str, Any], config: PrumuxConfig) 
     """A multiplexed checkpoint can't be used with another N or other variants."""
     if made_with.get("num_instances", 1) == 1:
         return  # a plain encoder has no multiplexer yet
-    defaults = PrumuxConfig()
+    defaults = PrumuxConfig(
+        hidden_size=made_with.get("dense_hidden_size") or made_with["hidden_size"], num_attention_heads=1
+    )
     for name in FIXED_BY_WEIGHTS:
         has, wanted = made_with.get(name, getattr(defaults, name)), getattr(config, name)
         if wanted != has:
