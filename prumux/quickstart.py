@@ -57,7 +57,17 @@ def plan(task: str, output: Path, configs: Path) -> list[Step]:
     return [
         Step("dense", ("--setting", "baseline", *shape), "dense"),
         *pruned_from(f"cofi_{SPARSITY:.2f}", "dense", 1, "CoFi (pruned)"),
-        Step(f"retrieval_{NUM_INSTANCES}", ("--setting", "retrieval_pretraining", *shape, *mix)),
+        # the finetuned dense model stands for the pretrained one that there is in real life
+        Step(
+            f"retrieval_{NUM_INSTANCES}",
+            (
+                "--setting",
+                "retrieval_pretraining",
+                "--model_name_or_path",
+                str(output / "dense" / "best"),
+                *mix,
+            ),
+        ),
         Step(
             f"mux_{NUM_INSTANCES}",
             ("--setting", "finetuning", "--model_name_or_path", warm, *mix),

@@ -135,7 +135,8 @@ parse_triple() {
   N=${3:-2} LAYER_ALPHA=${4:-0.9} CE_ALPHA=${5:-0.1} LAYER_DISTILL_VERSION=${6:-4}
   [[ ${2:-0.60} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "SPARSITY must be a number from 0 to 0.99, got '$2': TASK SPARSITY N ..."
   [[ $N =~ ^[1-9][0-9]*$ ]] || fail "N must be a whole number from 1 on, got '$N': TASK SPARSITY N ..."
-  SPARSITY=$(LC_ALL=C printf '%.2f' "${2:-0.60}")
+  SPARSITY=${2:-0.60}
+  [[ $SPARSITY =~ ^[0-9]*\.[0-9]{3,}$ ]] || SPARSITY=$(LC_ALL=C printf '%.2f' "$SPARSITY") # 0.6 and .6 are 0.60
   PRUNED_DIR=$OUTPUT_DIR/$TASK/PruMUX/${TASK}_sparsity${SPARSITY}_${N}_${LAYER_DISTILL_VERSION}_${LAYER_ALPHA}
   set_recipe "$TASK"
 }
@@ -182,7 +183,8 @@ train_teacher() { # the embedded task's dense (N=1) or multiplexed model, from r
   if [ "$N" = 1 ]; then
     earlier_phase run_glue.sh -N 1 -s baseline --task "$TASK" --config_name "$CONFIG"
   else
-    earlier_phase run_glue.sh -N "$N" -s retrieval_pretraining --task "$TASK" --config_name "$CONFIG"
+    earlier_phase run_glue.sh -N 1 -s baseline --task "$TASK" --config_name "$CONFIG" # in the place of a pretrained one
+    earlier_phase run_glue.sh -N "$N" -s retrieval_pretraining --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/dense/best"
     earlier_phase run_glue.sh -N "$N" -s finetuning --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/retrieval_$N/best"
   fi
 }

@@ -127,6 +127,7 @@ def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> 
     assert done.stderr.splitlines()[-1].endswith("evaluation.py toy 0.60 2 --max_seq_length 32")
     calls = planned(done)
     assert [call["--setting"] for call in calls] == [
+        "baseline",
         "retrieval_pretraining",
         "finetuning",
         "pruning",
@@ -139,7 +140,7 @@ def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> 
         f"{output}/best" for output in outputs[:-1]
     ]
     assert calls[0]["--config_name"] == str(PROJECT / "configs/models/toy.json")
-    assert [call.get("--num_train_epochs") for call in calls] == [None, None, None, "3"]
+    assert [call.get("--num_train_epochs") for call in calls] == [None, None, None, None, "3"]
     (tmp_path / "toy/mux_2/best").mkdir(parents=True)
     (tmp_path / "toy/mux_2/best/config.json").touch()
     [pruning] = planned(bash(script("run_PruMUX.sh"), OUTPUT_DIR=str(tmp_path)))
@@ -415,3 +416,10 @@ def test_a_failing_run_ends_the_script_with_its_exit_code(project: Project) -> N
     done, _ = project.run("run_PruMUX.sh", "RTE", TEACHER="t")
     assert done.returncode == 2
     assert "Next" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "asked"), [("0.6", "0.60"), (".7", "0.70"), ("0.625", "0.625")])
+def test_the_sparsity_is_not_rounded(tmp_path: Path, given: str, asked: str) -> None:
+    *_, pruning = planned(bash(script("run_PruMUX.sh"), "toy", given, "1", OUTPUT_DIR=str(tmp_path)))
+    assert pruning["--target_sparsity"] == asked
+    assert f"toy_sparsity{asked}_1_" in pruning["--output_dir"]

@@ -54,12 +54,14 @@ class GroupingCollator:
         if not features:
             raise ValueError("a batch of 0 rows can't be grouped: give at least one feature")
         missing = -len(features) % self.num_instances
-        rows = [*features, *(features[place % len(features)] for place in range(missing))]
+        group = features[-(len(features) % self.num_instances) :]  # copies of the last group's rows fill it
+        rows = [*features, *(group[place % len(group)] for place in range(missing))]
         length = self._length(features)
         batch = {
             name: torch.tensor([self._padded(row, name, pad, length) for row in rows], dtype=torch.long)
             for name, pad in self._padding.items()
         }
+        batch["attention_mask"][len(features) :] = 0  # a filled row holds no token that could be asked for
         labels = [_label(feature) for feature in features]
         if labels[0] is not None:
             is_score = isinstance(labels[0], float)

@@ -307,6 +307,10 @@ def _settle_labels(
             columns["label"] = [_score(label, sources[split]) for label in columns["label"]]
         return None
     names = list(task.label_names or ()) if task else sorted({_name(label) for label in first})
+    if len({name.lower() for name in names}) < len(names):
+        raise UserError(
+            f"labels that differ in upper and lower case only: {_join(names)}; rename one of each"
+        )
     known = {name.lower(): name for name in names} | (dict(task.file_labels) if task else {})
     for split, columns in examples.items():
         labels = [known.get(_name(label).lower()) for label in columns["label"]]
@@ -326,6 +330,8 @@ def _name(label: Any) -> str:
 
 def _are_scores(labels: Sequence[Any]) -> bool:
     """All numbers, and not all of them whole: "1.0" and 2.5 are scores, "1" and 2 are classes."""
+    if any(isinstance(label, bool) for label in labels):
+        return False
     try:
         [float(label) for label in labels]
     except (TypeError, ValueError):
@@ -372,7 +378,7 @@ def tokenize(
         raise UserError(
             f"a length of {max_length} tokens leaves no room for text: give at least {special + 1}"
         )
-    ids = _class_numbers(data, label2id)
+    ids = class_numbers(data, label2id)
 
     def encode(batch: Examples) -> Examples:
         encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
@@ -396,7 +402,12 @@ def tokenize(
     return replace(data, train=mapped(data.train, "train"), validation=mapped(data.validation, "validation"))
 
 
-def _class_numbers(data: TaskData, label2id: Mapping[str, int] | None) -> dict[str, int] | None:
+def class_numbers(data: TaskData, label2id: Mapping[str, int] | None) -> dict[str, int] | None:
+    """The model's number of each label, in the task's order; ``None`` for regression.
+
+    Raises:
+        UserError: a label the model doesn't have.
+    """
     if data.label_names is None:
         return None
     if label2id is None:

@@ -131,14 +131,28 @@ def evaluate(
         num_instances = model.config.num_instances  # type: ignore[attr-defined]
     collator = GroupingCollator(tokenizer, num_instances, pad_to_length=pad_to_length)
     labels = np.asarray(data.validation["labels"])
+    label2id = getattr(getattr(model, "config", None), "label2id", None)
     orders = groupings(len(labels), num_groupings if num_instances > 1 else 1, seed)
     runs = []
     for order in orders:
         logits = predict_logits(model, data.validation, collator, batch_size, order=order, progress=progress)
-        runs.append(compute_metrics(data.metrics, logits, labels))
+        runs.append(compute_metrics(data.metrics, *_in_task_order(data, label2id, logits, labels)))
     result: dict[str, float] = {}
     for name in runs[0]:
         values = [run[name] for run in runs]
         result[name] = float(np.mean(values))
         result[f"{name}_std"] = float(np.std(values))
     return result
+
+
+def _in_task_order(
+    data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [rows, C] and labels [rows] renumbered to the task's order, which decides the class that F1 is about."""
+    from prumux.data.loading import class_numbers
+
+    ids = class_numbers(data, label2id)
+    if ids is None:
+        return logits, labels
+    columns = np.array(list(ids.values()))
+    return logits[:, columns], (labels[:, None] == columns).argmax(axis=1)

@@ -147,9 +147,10 @@ def instances(model: torch.nn.Module) -> int:
 
 def check_length(model: torch.nn.Module, length: int) -> None:
     """Raise a UserError if ``length`` tokens and the demultiplexer's prefix don't fit the positions."""
-    prefix = getattr(getattr(model, "bert", None), "prefix_length", 0)
-    positions = getattr(model.config, "max_position_embeddings", length + prefix) - prefix
-    if length > positions:
+    positions = getattr(getattr(model, "bert", None), "max_length", None)
+    if positions is None:  # Hugging Face's own models
+        positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and length > positions:
         raise UserError(
             f"rows of {length} tokens don't fit this model: use --max_seq_length {positions} or less"
         )

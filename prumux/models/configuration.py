@@ -31,6 +31,13 @@ class PrumuxConfig(PreTrainedConfig):
         attend_padding: padding positions are attended, as in the authors' code; otherwise the positions at which no
             instance of the group has a token are masked.
         embed_twice: the mixture passes the embedding layer (position, type, LayerNorm) a second time.
+        multiplex_single: a model of one instance has multiplexer and demultiplexer too, and no pooler.
+        first_token_id: the token that stands first whatever a row holds; it overwrites the row's own first token, or,
+            with ``index`` demultiplexing, is inserted between prefix and row.
+        use_token_types: ``False`` reads every token as type 0.
+        separate_retrieval: vocabulary scores are read through a demultiplexing chain with LayerNorms of their own.
+        position_offset: index of the first position embedding (RoBERTa: ``pad_token_id + 1``, and padding tokens have
+            the position ``pad_token_id``).
 
     Kept structure, ``None`` for a dense model:
         head_dim: width of one head. dense_hidden_size: hidden size before pruning. kept_hidden: which of its dimensions
@@ -67,6 +74,11 @@ class PrumuxConfig(PreTrainedConfig):
 
     attend_padding: bool = False
     embed_twice: bool = False
+    multiplex_single: bool = False
+    first_token_id: int | None = None
+    use_token_types: bool = True
+    separate_retrieval: bool = False
+    position_offset: int = 0
 
     if TYPE_CHECKING:  # None only asks __post_init__ to fill it in
         head_dim: int = 0
@@ -87,6 +99,8 @@ class PrumuxConfig(PreTrainedConfig):
             self.dense_hidden_size = self.hidden_size
         if self.gaussian_hadamard_norm is None:
             self.gaussian_hadamard_norm = math.sqrt(self.dense_hidden_size)
+        if self.num_hidden_demux_layers < 2:
+            raise ValueError(f"num_hidden_demux_layers is {self.num_hidden_demux_layers}, expected 2 or more")
         if self.num_instances < 1:
             raise ValueError(f"num_instances is {self.num_instances}, expected 1 (plain encoder) or more")
         if self.head_dim is None:
@@ -100,7 +114,7 @@ class PrumuxConfig(PreTrainedConfig):
 
     @property
     def is_multiplexed(self) -> bool:
-        return self.num_instances > 1
+        return self.num_instances > 1 or self.multiplex_single
 
     @property
     def is_pruned(self) -> bool:

@@ -77,6 +77,42 @@ class IndexPos(Demultiplexer):
         return u + self.norm(self.activation(self.last(u)))
 
 
+class IndexPosChain(Demultiplexer):
+    """The chain by which the authors' vocabulary head reads ``index_pos``: two layers with LayerNorms, no skips.
+
+    ``u = LN_1(drop(act(W_1 [k_i, h])))``; ``u = LN_2(drop(act(W_2 u)))``; ``out = LN(act(W_pre u))``, whatever the
+    depth of the demultiplexer that classifies.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_instances: int,
+        input_size: int,
+        output_size: int,
+        activation: str,
+        dropout: float,
+        layer_norm_eps: float,
+        **_: object,
+    ) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(num_instances, input_size))
+        self.first = nn.Linear(2 * input_size, output_size)
+        self.second = nn.Linear(output_size, output_size)
+        self.last = nn.Linear(output_size, output_size)
+        self.norms = nn.ModuleList(nn.LayerNorm(output_size, eps=layer_norm_eps) for _ in range(2))
+        self.norm = nn.LayerNorm(output_size, eps=layer_norm_eps)
+        self.activation = ACT2FN[activation]
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, prefix: Tensor | None, scale: Tensor | None = None) -> Tensor:
+        keys = self.keys if scale is None else self.keys * scale
+        hidden = hidden if scale is None else hidden * scale
+        u = self.norms[0](self.dropout(self.activation(_joint(self.first, keys.unsqueeze(0), hidden))))
+        u = self.norms[1](self.dropout(self.activation(self.second(u))))
+        return self.norm(self.activation(self.last(u)))
+
+
 class Index(Demultiplexer):
     """DataMUX's index embeddings: the key of instance i is the encoder's output at its marker in the prefix.
 
@@ -140,3 +176,5 @@ class Mlp(Demultiplexer):
 
 
 DEMULTIPLEXERS: dict[str, type[Demultiplexer]] = {"index_pos": IndexPos, "index": Index, "mlp": Mlp}
+# How the vocabulary is read with ``separate_retrieval``.
+RETRIEVAL_DEMULTIPLEXERS: dict[str, type[Demultiplexer]] = {**DEMULTIPLEXERS, "index_pos": IndexPosChain}

@@ -45,25 +45,46 @@ class Embeddings(nn.Module):
         pad_token_id: int | None,
         layer_norm_eps: float,
         dropout: float,
+        position_offset: int = 0,
     ) -> None:
         super().__init__()
+        self.position_offset = position_offset
         self.word_embeddings = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
         self.position_embeddings = nn.Embedding(max_position_embeddings, hidden_size)
         self.token_type_embeddings = nn.Embedding(type_vocab_size, hidden_size)
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, words: Tensor, token_type_ids: Tensor | None, stream: StreamMask | None) -> Tensor:
-        """Embed word vectors ``words`` [..., L, D] (unmasked) with ``token_type_ids`` [..., L] or type 0."""
-        return self.finish(read(words, stream), token_type_ids, stream)
+    def forward(
+        self,
+        words: Tensor,
+        token_type_ids: Tensor | None,
+        stream: StreamMask | None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Embed word vectors ``words`` [..., L, D] (unmasked); ``token_type_ids``, ``positions``: see ``finish``."""
+        return self.finish(read(words, stream), token_type_ids, stream, positions)
 
-    def finish(self, content: Tensor, token_type_ids: Tensor | None, stream: StreamMask | None) -> Tensor:
-        """Add position and type to ``content`` [..., L, D] and normalise."""
-        length = content.shape[-2]
+    def finish(
+        self,
+        content: Tensor,
+        token_type_ids: Tensor | None,
+        stream: StreamMask | None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Add position and type to ``content`` [..., L, D] and normalise.
+
+        Args:
+            token_type_ids: ``[..., L]``, ``None`` for type 0.
+            positions: ``[..., L]``, ``None`` for 0, 1, ... counted from ``position_offset``.
+        """
         types = self.token_type_embeddings
-        added = self.position_embeddings.weight[:length] + types.weight[0]
-        if token_type_ids is not None:
-            added = self.position_embeddings.weight[:length] + types(token_type_ids)
+        if positions is None:
+            start = self.position_offset
+            placed = self.position_embeddings.weight[start : start + content.shape[-2]]
+        else:
+            placed = self.position_embeddings(positions)
+        added = placed + (types.weight[0] if token_type_ids is None else types(token_type_ids))
         x = masked_layer_norm(self.LayerNorm, content + read(added, stream), stream.keep if stream else None)
         return self.dropout(x)
 

@@ -127,12 +127,14 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     classifies: bool = True,
+    trained_head: bool = False,
 ) -> Model:
     """A float32 model with the weights of ``model_path``, or random ones in the shape of ``config_path``.
 
     Args:
         overrides: configuration values the user asked for.
         label_names: the task's labels, ``None`` for regression; only used when ``classifies``.
+        trained_head: refuse weights without a classifier.
 
     Raises:
         UserError: see the message; among others a checkpoint made for another N.
@@ -167,6 +169,17 @@ def load_model(
             f"the configuration; the file is missing or damaged"
         ) from error
     _check_weights(model_path, report)
+    headless = any(name.startswith("classifier.") for name in report["missing_keys"])
+    if trained_head and headless:
+        raise UserError(
+            f"{model_path} has no trained classifier: name a model that was finetuned on the task"
+        )
+    names = list((made_with.get("id2label") or {}).values())
+    if classifies and label_names is not None and not headless and _are_placeholders(names):
+        raise UserError(
+            f"{model_path} does not say which of its classes is which: write their names ({', '.join(label_names)}, in "
+            "the order it was trained with) into id2label and label2id of its config.json"
+        )
     if report["missing_keys"]:
         logger.info("%s: initialised anew: %s", model_path, ", ".join(sorted(report["missing_keys"])))
     return model
@@ -243,8 +256,8 @@ def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig) ->
         return
     names = [str(stored[key]) for key in sorted(stored, key=int)]
     wanted = list(config.id2label.values())
-    if names == [f"LABEL_{i}" for i in range(len(names))] and len(names) == len(wanted):
-        return
+    if _are_placeholders(names):
+        return  # looked at after loading: there may be no classifier yet
     if sorted(name.lower() for name in names) != sorted(name.lower() for name in wanted):
         raise UserError(
             f"{path} has the labels {', '.join(map(str, names))}, the data has {', '.join(map(str, wanted))}: "
@@ -252,6 +265,11 @@ def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig) ->
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def _are_placeholders(names: Sequence[Any]) -> bool:
+    """No names, or those that Transformers makes up."""
+    return [str(name) for name in names] == [f"LABEL_{i}" for i in range(len(names))]
 
 
 def _is_classifier(path: str) -> bool:

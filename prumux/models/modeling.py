@@ -12,7 +12,13 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ModelOutput
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.demultiplexers import DEMULTIPLEXERS, Demultiplexer, IndexPos
+from prumux.models.demultiplexers import (
+    DEMULTIPLEXERS,
+    RETRIEVAL_DEMULTIPLEXERS,
+    Demultiplexer,
+    IndexPos,
+    IndexPosChain,
+)
 from prumux.models.encoder import Embeddings, Encoder, EncoderLayer, read
 from prumux.models.multiplexers import MULTIPLEXERS, Multiplexer
 from prumux.pruning.masks import Masks, StreamMask, resolve
@@ -61,9 +67,11 @@ def build_multiplexer(config: PrumuxConfig) -> Multiplexer:
     )
 
 
-def build_demultiplexer(config: PrumuxConfig) -> Demultiplexer:
+def build_demultiplexer(
+    config: PrumuxConfig, table: dict[str, type[Demultiplexer]] = DEMULTIPLEXERS
+) -> Demultiplexer:
     """The demultiplexer that ``config.demuxing_variant`` names; reads the stream, returns the unpruned width."""
-    return _choose(DEMULTIPLEXERS, config.demuxing_variant, "demuxing_variant")(
+    return _choose(table, config.demuxing_variant, "demuxing_variant")(
         num_instances=config.num_instances,
         input_size=config.hidden_size,
         output_size=config.dense_hidden_size,
@@ -119,7 +127,7 @@ class PrumuxPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, Multiplexer):
             init.copy_(module.vectors, module.initial_vectors())
-        elif isinstance(module, IndexPos):
+        elif isinstance(module, IndexPos | IndexPosChain):
             init.normal_(module.keys, mean=0.0, std=1.0)
         elif isinstance(module, PrumuxModel) and module.prefix_embeddings is not None:
             init.normal_(module.prefix_embeddings, mean=0.0, std=std)
@@ -140,6 +148,7 @@ class PrumuxModel(PrumuxPreTrainedModel):
             pad_token_id=config.pad_token_id,
             layer_norm_eps=config.layer_norm_eps,
             dropout=config.hidden_dropout_prob,
+            position_offset=config.position_offset,
         )
         self.encoder = build_encoder(config)
         self.pooler = (
@@ -149,13 +158,14 @@ class PrumuxModel(PrumuxPreTrainedModel):
         )
         self.multiplexer = build_multiplexer(config) if config.is_multiplexed else None
         self.demultiplexer = build_demultiplexer(config) if config.is_multiplexed else None
-        self.prefix_length = self.demultiplexer.prefix_length if self.demultiplexer is not None else 0
+        markers = self.demultiplexer.prefix_length if self.demultiplexer is not None else 0
         # One marker per instance and, last, the filler of the other prefix positions.
         self.prefix_embeddings = (
-            nn.Parameter(torch.empty(self.prefix_length + 1, config.hidden_size))
-            if self.prefix_length
-            else None
+            nn.Parameter(torch.empty(markers + 1, config.hidden_size)) if markers else None
         )
+        self.first_position = markers  # where sentences are read
+        inserted = bool(markers) and config.first_token_id is not None
+        self.prefix_length = markers + inserted  # positions before the rows' own tokens
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -164,6 +174,12 @@ class PrumuxModel(PrumuxPreTrainedModel):
     # the base class accepts any module, and passes embeddings
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.embeddings.word_embeddings = value
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence (tokens) that the position embeddings allow."""
+        config = self.config
+        return config.max_position_embeddings - config.position_offset - self.prefix_length
 
     def encode(
         self,
@@ -182,11 +198,13 @@ class PrumuxModel(PrumuxPreTrainedModel):
         instances = config.num_instances
         if rows % instances:
             raise ValueError(f"batch of {rows} rows can't form groups of {instances}: use GroupingCollator")
-        if length + self.prefix_length > config.max_position_embeddings:
+        if length > self.max_length:
             raise ValueError(
                 f"sequences of {length} tokens and a prefix of {self.prefix_length} exceed "
                 f"max_position_embeddings {config.max_position_embeddings}: truncate the inputs"
             )
+        if not config.use_token_types:
+            token_type_ids = None
         layer_masks, stream = resolve(
             masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size
         )
@@ -199,22 +217,31 @@ class PrumuxModel(PrumuxPreTrainedModel):
         use_mask = attention_mask is not None and not config.attend_padding
         hidden_states = self.encoder(x, attended if use_mask else None, layer_masks, stream)
         return EncoderState(
-            hidden_states=hidden_states, attended=attended, stream=stream, prefix=self.prefix_length
+            hidden_states=hidden_states,
+            attended=attended,
+            stream=stream,
+            first=self.first_position,
+            prefix=self.prefix_length,
         )
 
     def _embed(
         self, input_ids: Tensor, token_type_ids: Tensor | None, attended: Tensor, stream: StreamMask | None
     ) -> tuple[Tensor, Tensor]:
         """Token ids [N*B, L] -> encoder input [B, prefix + L, D] and its attended positions."""
+        first_token = self.config.first_token_id
+        if first_token is not None and self.prefix_embeddings is None:
+            input_ids = input_ids.clone()
+            input_ids[:, 0] = first_token
         words = self.embeddings.word_embeddings(input_ids)  # (N*B, L, D)
+        positions = self._positions(input_ids) if self.config.position_offset else None
         if self.multiplexer is None:
-            return self.embeddings(words, token_type_ids, stream), attended
+            return self.embeddings(words, token_type_ids, stream, positions), attended
         if self.prefix_embeddings is not None:
             words = torch.cat([self._prefix(words.shape[0]), words], dim=1)
             attended = nn.functional.pad(attended, (self.prefix_length, 0), value=True)
             if token_type_ids is not None:
                 token_type_ids = nn.functional.pad(token_type_ids, (self.prefix_length, 0))
-        embedded = self.embeddings(words, token_type_ids, stream)
+        embedded = self.embeddings(words, token_type_ids, stream, positions)
         mixture = read(
             self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances))), stream
         )  # (B, L, D)
@@ -222,34 +249,53 @@ class PrumuxModel(PrumuxPreTrainedModel):
             mixture = self.embeddings.finish(mixture, None, stream)
         return mixture, attended
 
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        """RoBERTa's positions [N*B, prefix + L]: real tokens are counted, padding stands before the offset."""
+        real = nn.functional.pad(
+            (input_ids != (self.config.pad_token_id or 0)).to(torch.long), (self.prefix_length, 0), value=1
+        )
+        return real.cumsum(1) * real + self.config.position_offset - 1
+
     def _prefix(self, rows: int) -> Tensor:
-        """Prefix word vectors [rows, N, D]: instance i has its marker at position i and the filler elsewhere."""
+        """Word vectors [rows, prefix, D]: the instance's marker at its place, else the filler; then the first token."""
         assert self.prefix_embeddings is not None
-        instances = self.prefix_length
+        instances = self.first_position
         index = torch.full((instances, instances), instances, device=self.prefix_embeddings.device)
         index.fill_diagonal_(0)
         index = index + torch.diag(torch.arange(instances, device=index.device))
-        return self.prefix_embeddings[index].repeat(rows // instances, 1, 1)
+        prefix = self.prefix_embeddings[index].repeat(rows // instances, 1, 1)
+        if self.prefix_length == instances:
+            return prefix
+        first = self.embeddings.word_embeddings.weight[self.config.first_token_id]
+        return torch.cat([prefix, first.expand(rows, 1, -1)], dim=1)
 
-    def demultiplex(self, hidden: Tensor, state: EncoderState, groups: Tensor | None = None) -> Tensor:
+    def demultiplex(
+        self,
+        hidden: Tensor,
+        state: EncoderState,
+        groups: Tensor | None = None,
+        demultiplexer: Demultiplexer | None = None,
+    ) -> Tensor:
         """Separate the instances at chosen positions.
 
         Args:
             hidden: ``[X, P, D]``, positions of the last layer.
             state: what ``encode`` returned.
             groups: ``[X]``, which group each row of ``hidden`` belongs to; ``None`` when ``X`` is the groups in order.
+            demultiplexer: another than the model's own.
 
         Returns:
             ``[X, N, P, dense hidden size]`` (``[X, 1, P, D]`` without multiplexing).
         """
         scale = state.stream.scale if state.stream is not None else None
-        if self.demultiplexer is None:
+        demultiplexer = demultiplexer or self.demultiplexer
+        if demultiplexer is None:
             return read(hidden, state.stream).unsqueeze(1)
         prefix = None
-        if self.prefix_length:
-            prefix = state.hidden_states[-1][:, : self.prefix_length]  # (B, N, D)
+        if demultiplexer.prefix_length:
+            prefix = state.hidden_states[-1][:, : demultiplexer.prefix_length]  # (B, N, D)
             prefix = prefix if groups is None else prefix[groups]
-        return self.demultiplexer(hidden, prefix, scale)
+        return demultiplexer(hidden, prefix, scale)
 
     def forward(
         self,
@@ -260,58 +306,71 @@ class PrumuxModel(PrumuxPreTrainedModel):
     ) -> PrumuxOutput:
         """``hidden_states`` of the mixture; see :class:`PrumuxOutput`."""
         state = self.encode(input_ids, attention_mask, token_type_ids, masks)
-        return PrumuxOutput(hidden_states=state.rows_only(), attended=state.attended[:, state.prefix :])
+        return PrumuxOutput(hidden_states=state.from_first(), attended=state.attended[:, state.first :])
 
 
 @dataclass(frozen=True)
 class EncoderState:
-    """What the encoder leaves for the heads: hidden states [B, prefix + L, D], attended bool [B, prefix + L]."""
+    """What the encoder leaves for the heads: hidden states [B, prefix + L, D], attended bool [B, prefix + L].
+
+    ``first`` is the position where sentences are read, ``prefix`` that of the rows' own first token; they differ only
+    when a first token was inserted.
+    """
 
     hidden_states: list[Tensor]
     attended: Tensor
     stream: StreamMask | None
+    first: int
     prefix: int
 
-    def rows_only(self) -> tuple[Tensor, ...]:
-        """Every hidden state without the prefix positions, [B, L, D]."""
-        return tuple(h[:, self.prefix :] for h in self.hidden_states)
+    def from_first(self) -> tuple[Tensor, ...]:
+        """Every hidden state without the markers' positions, [B, L, D]."""
+        return tuple(h[:, self.first :] for h in self.hidden_states)
 
 
 class LMHead(nn.Module):
     """Vocabulary scores; the decoder's matrix is tied to the word embeddings while their widths agree.
 
     ``transform`` (BERT's dense + activation + LayerNorm) belongs to masked language modelling; token retrieval reads
-    the demultiplexed vector directly.
+    the demultiplexed vector directly. With ``config.separate_retrieval`` both read through ``demultiplexer`` instead of
+    the model's, and there is no transform.
     """
 
-    def __init__(
-        self, *, input_size: int, hidden_size: int, vocab_size: int, activation: str, layer_norm_eps: float
-    ) -> None:
+    def __init__(self, config: PrumuxConfig) -> None:
         super().__init__()
-        self.transform = nn.Sequential(
-            nn.Linear(input_size, hidden_size),
-            ACT2FN[activation],
-            nn.LayerNorm(hidden_size, eps=layer_norm_eps),
-        )
-        self.decoder = nn.Linear(hidden_size, vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.demultiplexer: Demultiplexer | None = None
+        self.transform: nn.Sequential | None = None
+        if config.separate_retrieval:
+            self.demultiplexer = build_demultiplexer(config, RETRIEVAL_DEMULTIPLEXERS)
+        else:
+            self.transform = nn.Sequential(
+                nn.Linear(
+                    config.dense_hidden_size if config.is_multiplexed else config.hidden_size,
+                    config.dense_hidden_size,
+                ),
+                ACT2FN[config.hidden_act],
+                nn.LayerNorm(config.dense_hidden_size, eps=config.layer_norm_eps),
+            )
+        self.decoder = nn.Linear(config.dense_hidden_size, config.vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def scores(self, vectors: Tensor) -> Tensor:
         """vectors [..., D] -> [..., V]."""
         return self.decoder(vectors) + self.bias
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.scores(self.transform(vectors))
+        return self.scores(vectors if self.transform is None else self.transform(vectors))
 
 
-def _build_lm_head(config: PrumuxConfig) -> LMHead:
-    return LMHead(
-        input_size=config.dense_hidden_size if config.is_multiplexed else config.hidden_size,
-        hidden_size=config.dense_hidden_size,
-        vocab_size=config.vocab_size,
-        activation=config.hidden_act,
-        layer_norm_eps=config.layer_norm_eps,
-    )
+def _tied_weights(config: PrumuxConfig) -> dict[str, str]:
+    """Names of the vocabulary head's tensors that are the same as others of the model."""
+    tied = dict(TIED_DECODER)
+    if config.separate_retrieval and config.demuxing_variant == "index_pos":
+        pairs = [("keys", "keys"), ("first.weight", "first.weight"), ("first.bias", "first.bias")]
+        if config.num_hidden_demux_layers > 2:
+            pairs += [("second.weight", "inner.0.weight"), ("second.bias", "inner.0.bias")]
+        tied |= {f"lm_head.demultiplexer.{mine}": f"bert.demultiplexer.{its}" for mine, its in pairs}
+    return tied
 
 
 def retrieval_loss(
@@ -327,6 +386,7 @@ def retrieval_loss(
     """
     groups, instances = input_ids.shape[0] // model.config.num_instances, model.config.num_instances
     tokens = input_ids.view(groups, instances, -1)  # (B, N, L)
+    # what is asked for: every token of a row, [CLS] and [SEP] too, as in the authors' code; no padding, no filled rows
     real = torch.ones_like(tokens) if attention_mask is None else attention_mask.view_as(tokens)
     drawn = torch.randint(instances, (groups, 1, tokens.shape[-1]), device=tokens.device)
     target = tokens.gather(1, drawn).squeeze(1)  # (B, L)
@@ -335,19 +395,24 @@ def retrieval_loss(
         counts &= torch.rand(counts.shape, device=counts.device) < model.config.retrieval_percentage
     group, position = counts.nonzero(as_tuple=True)  # (X,), (X,)
     hidden = state.hidden_states[-1][group, position + state.prefix].unsqueeze(1)  # (X, 1, D)
-    separated = model.demultiplex(hidden, state, group).squeeze(2)  # (X, N, D)
+    separated = model.demultiplex(hidden, state, group, head.demultiplexer).squeeze(2)  # (X, N, D)
     chosen = separated[torch.arange(len(group), device=group.device), drawn.squeeze(1)[group, position]]
     scores = head.scores(chosen)  # (X, V)
     target = target[group, position]
+    if not len(target):
+        return scores.sum(), scores.sum()  # nothing drawn: 0, not the NaN of an empty mean
     return nn.functional.cross_entropy(scores, target), (scores.argmax(-1) == target).float().mean()
 
 
-class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
-    """Classification (or regression, ``num_labels=1``) of N inputs per mixture, from their first tokens."""
+class PrumuxClassifier(PrumuxPreTrainedModel):
+    """What the classifiers of sentences and of tokens share: dropout, a linear layer, and the losses.
 
-    def __init__(self, config: PrumuxConfig) -> None:
+    Dense models that are trained with the retrieval loss have a vocabulary head, too.
+    """
+
+    def __init__(self, config: PrumuxConfig, *, add_pooling_layer: bool) -> None:
         super().__init__(config)
-        self.bert = PrumuxModel(config, add_pooling_layer=not config.is_multiplexed)
+        self.bert = PrumuxModel(config, add_pooling_layer=add_pooling_layer)
         dropout = (
             config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
         )
@@ -355,9 +420,39 @@ class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
         self.classifier = nn.Linear(config.dense_hidden_size, len(config.id2label))
         self.lm_head = None
         if config.is_multiplexed and config.retrieval_loss_coeff > 0 and not config.is_pruned:
-            self.lm_head = _build_lm_head(config)
-            self._tied_weights_keys = TIED_DECODER
+            self.lm_head = LMHead(config)
+            self._tied_weights_keys = _tied_weights(config)
         self.post_init()
+
+    def _finish(
+        self,
+        logits: Tensor,
+        state: EncoderState,
+        labels: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        output_hidden_states: bool | None,
+    ) -> PrumuxOutput:
+        """The output for ``logits`` [N*B, C] or [N*B, L, C] with the losses for ``labels`` of that shape less C."""
+        output = PrumuxOutput(logits=logits, attended=state.attended[:, state.first :])
+        if output_hidden_states:
+            output.hidden_states = state.from_first()
+        if labels is not None:
+            output.task_loss = classification_loss(logits, labels)
+            output.loss = self.config.task_loss_coeff * output.task_loss
+            if self.lm_head is not None:
+                output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
+                    self.bert, self.lm_head, state, input_ids, attention_mask
+                )
+                output.loss = output.loss + self.config.retrieval_loss_coeff * output.retrieval_loss
+        return output
+
+
+class PrumuxForSequenceClassification(PrumuxClassifier):
+    """Classification (or regression, ``num_labels=1``) of N inputs per mixture, from their first tokens."""
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        super().__init__(config, add_pooling_layer=not config.is_multiplexed)
 
     def forward(
         self,
@@ -380,42 +475,64 @@ class PrumuxForSequenceClassification(PrumuxPreTrainedModel):
             logits ``[N*B, num_labels]`` in the order of the rows, and the losses when ``labels`` are given.
         """
         state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
-        first = state.hidden_states[-1][:, state.prefix : state.prefix + 1]  # (B, 1, D)
+        first = state.hidden_states[-1][:, state.first : state.first + 1]  # (B, 1, D)
         pooled = self.bert.demultiplex(first, state).flatten(0, 2)  # (N*B, D)
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(pooled)
         logits = self.classifier(self.dropout(pooled))
-        output = PrumuxOutput(logits=logits, attended=state.attended[:, state.prefix :])
-        if output_hidden_states:
-            output.hidden_states = state.rows_only()
-        if labels is not None:
-            output.task_loss = classification_loss(logits, labels)
-            output.loss = self.config.task_loss_coeff * output.task_loss
-            if self.lm_head is not None:
-                output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
-                    self.bert, self.lm_head, state, input_ids, attention_mask
-                )
-                output.loss = output.loss + self.config.retrieval_loss_coeff * output.retrieval_loss
-        return output
+        return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
+
+
+class PrumuxForTokenClassification(PrumuxClassifier):
+    """Classification of every token of N inputs per mixture."""
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Masks | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> PrumuxOutput:
+        """Classify the tokens of ``input_ids`` [N*B, L], N consecutive rows forming a group.
+
+        Args:
+            labels: ``[N*B, L]``; tokens labelled ``IGNORE_INDEX`` don't count.
+            attention_mask, token_type_ids, masks: see :class:`PrumuxForSequenceClassification`.
+
+        Returns:
+            logits ``[N*B, L, num_labels]``, and the losses when ``labels`` are given.
+        """
+        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
+        tokens = state.hidden_states[-1][:, state.prefix :]  # (B, L, D)
+        logits = self.classifier(self.dropout(self.bert.demultiplex(tokens, state).flatten(0, 1)))
+        return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy (integer labels) or mean squared error (float labels); rows ``IGNORE_INDEX`` don't count."""
-    if labels.is_floating_point():
+    """Cross entropy (integer labels) or mean squared error (float labels); ``IGNORE_INDEX`` does not count.
+
+    logits ``[..., C]``, labels ``[...]``.
+    """
+    if labels.is_floating_point() or logits.shape[-1] == 1:
         counted = labels != IGNORE_INDEX
+        labels = labels.to(logits.dtype)
         return nn.functional.mse_loss(logits.squeeze(-1)[counted], labels[counted])
-    return nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
 class PrumuxForMaskedLM(PrumuxPreTrainedModel):
     """Token retrieval warm-up and masked language modelling on N inputs per mixture."""
 
-    _tied_weights_keys = TIED_DECODER
-
     def __init__(self, config: PrumuxConfig) -> None:
         super().__init__(config)
         self.bert = PrumuxModel(config)
-        self.lm_head = _build_lm_head(config)
+        self.lm_head = LMHead(config)
+        self._tied_weights_keys = _tied_weights(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -439,9 +556,9 @@ class PrumuxForMaskedLM(PrumuxPreTrainedModel):
         """
         config = self.config
         state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
-        output = PrumuxOutput(attended=state.attended[:, state.prefix :])
+        output = PrumuxOutput(attended=state.attended[:, state.first :])
         if output_hidden_states:
-            output.hidden_states = state.rows_only()
+            output.hidden_states = state.from_first()
         terms: list[Tensor] = []
         if labels is None or config.task_loss_coeff > 0:
             output.logits, targets = self._masked_token_scores(state, labels)
@@ -459,12 +576,13 @@ class PrumuxForMaskedLM(PrumuxPreTrainedModel):
     def _masked_token_scores(
         self, state: EncoderState, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        last = state.hidden_states[-1]
+        last, own = state.hidden_states[-1], self.lm_head.demultiplexer
         if labels is None:
-            return self.lm_head(self.bert.demultiplex(last[:, state.prefix :], state).flatten(0, 1)), None
+            separated = self.bert.demultiplex(last[:, state.prefix :], state, demultiplexer=own)
+            return self.lm_head(separated.flatten(0, 1)), None
         row, position = (labels != IGNORE_INDEX).nonzero(as_tuple=True)  # (X,), (X,)
         group = row.div(self.config.num_instances, rounding_mode="floor")
         hidden = last[group, position + state.prefix].unsqueeze(1)  # (X, 1, D)
-        separated = self.bert.demultiplex(hidden, state, group).squeeze(2)  # (X, N, D)
+        separated = self.bert.demultiplex(hidden, state, group, own).squeeze(2)  # (X, N, D)
         chosen = separated[torch.arange(len(row), device=row.device), row % self.config.num_instances]
         return self.lm_head(chosen), labels[row, position]

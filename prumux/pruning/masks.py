@@ -52,7 +52,7 @@ class Masks:
         return self.map(Tensor.detach)
 
     def check(self, heads: list[int], intermediate: list[int], hidden_size: int) -> None:
-        """Raise ``ValueError`` when a tensor's shape or value does not fit an encoder.
+        """Raise ``ValueError`` when a tensor's shape does not fit an encoder.
 
         Args:
             heads: number of heads that each layer has (0 = no attention block).

@@ -32,7 +32,16 @@ def evaluation_masks(gates: L0Gates, target: float, epsilon: float) -> tuple[Mas
 
 
 def snap(gates: L0Gates, target: float, epsilon: float) -> Masks:
-    """Move all gates by one common shift until the target is bracketed, then remove single units up to it."""
+    """Move all gates by one common shift until the target is bracketed, then remove single units up to it.
+
+    Raises:
+        UserError: the model is sparser already, or no structure is within epsilon of the target.
+    """
+    if (already := sparsity(gates.config)) > target + epsilon:
+        raise UserError(
+            f"the model's sparsity is {already:.3f} already, above the target {target:g}: give a higher "
+            "--target_sparsity or start from a denser model"
+        )
     low, high = -SHIFT_RANGE, SHIFT_RANGE  # sparsity falls as the shift grows
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

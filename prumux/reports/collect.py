@@ -36,7 +36,7 @@ def collect(files: Iterable[str | Path]) -> tuple[list[dict[str, Any]], str]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        if {"task", "rows", "baseline", "main_metric"} <= set(report):
+        if {"task", "rows", "baseline", "main_metric"} <= set(report) and report["rows"]:
             return report
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"can't read {file} ({error}): expected a file that evaluation.py wrote") from error

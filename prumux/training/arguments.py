@@ -106,11 +106,18 @@ class PruningArguments:
     groups_per_batch: int | None = field(
         default=None, metadata={"help": "Batch in groups: groups * N rows per device."}
     )
-    pruning_type: str = "structured_heads+structured_mlp+hidden+layer"
+    pruning_type: str = field(
+        default="structured_heads+structured_mlp+hidden+layer",
+        metadata={
+            "help": "What may be pruned, joined by +: structured_heads, structured_mlp, hidden, layer."
+        },
+    )
     target_sparsity: float = field(
         default=0.6, metadata={"help": "Share of the encoder's parameters to remove."}
     )
-    sparsity_epsilon: float = 0.01
+    sparsity_epsilon: float = field(
+        default=0.01, metadata={"help": "How far from the target the pruned model may be."}
+    )
     prepruning_finetune_epochs: float = field(
         default=0, metadata={"help": "Epochs before the gates are used."}
     )
@@ -118,16 +125,31 @@ class PruningArguments:
     reg_learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate of gates and multipliers."}
     )
-    droprate_init: float = 0.5
+    droprate_init: float = field(
+        default=0.5, metadata={"help": "Drop rate at which the gates of FFN dimensions start."}
+    )
     freeze_embeddings: bool = field(default=False, metadata={"help": "Don't train the embedding layer."})
     distillation_path: str | None = field(
         default=None,
         metadata={"help": "Teacher. In pruning default: the starting checkpoint.", "aliases": ["--teacher"]},
     )
-    distill_temp: float = 2.0
-    distill_layer_loss_alpha: float = 0.9
-    distill_ce_loss_alpha: float = 0.1
-    layer_distill_version: int = 4
+    distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
+    distill_layer_loss_alpha: float = field(default=0.9, metadata={"help": "Weight of layer distillation."})
+    distill_ce_loss_alpha: float = field(default=0.1, metadata={"help": "Weight of logit distillation."})
+    layer_distill_version: int = field(
+        default=4, metadata={"help": "Which layers are matched, 2 to 6: see docs/method.md."}
+    )
+
+
+# Flags of TrainingArguments that nothing here reads.
+UNSUPPORTED = (
+    "label_smoothing_factor",
+    "resume_from_checkpoint",
+    "data_seed",
+    "do_predict",
+    "activation_checkpointing",
+    "gradient_checkpointing",
+)
 
 
 class _Parser(HfArgumentParser):
@@ -166,6 +188,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         eval_strategy="epoch",
         dataloader_pin_memory=False,
     )
+    switches = {f.name for kind in kinds for f in fields(kind) if f.type in ("bool | None", bool | None)}
+    for action in parser._actions:
+        if action.dest in switches:  # --flag alone means true, as for the flags that have a default
+            action.nargs, action.const = "?", True
     first, _ = parser.parse_known_args(list(argv))
     instances = first.num_instances or _instances_of(first.model_name_or_path) or 1
     recipe = {} if first.recipe is None else _recipe_defaults(first, parser, instances)
@@ -174,6 +200,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     given = {argument.partition("=")[0].replace("-", "_") for argument in argv}  # --like-this works too
     if parsed.groups_per_batch is not None and "__per_device_train_batch_size" not in given:
         parsed.per_device_train_batch_size = parsed.groups_per_batch * instances
+    if "__num_train_epochs" in given and "__max_steps" not in given:
+        parsed.max_steps = -1  # the recipe's steps don't overrule the epochs of the command line
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     _check(parsed)
@@ -269,7 +297,12 @@ def _check(values: Any) -> None:
     require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
     require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
     require(0 <= values.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
-    require(values.max_seq_length >= 3, "max_seq_length", "at least 3 tokens")
+    require(values.max_seq_length >= 4, "max_seq_length", "at least 4 tokens")
+    layers = values.num_hidden_demux_layers
+    require(layers is None or layers >= 2, "num_hidden_demux_layers", "at least 2")
+    for flag in UNSUPPORTED:
+        if getattr(values, flag, None):
+            raise UserError(f"--{flag} is not supported here: leave it out")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
     for flag in ("learning_rate", "reg_learning_rate", "distill_layer_loss_alpha", "distill_ce_loss_alpha"):

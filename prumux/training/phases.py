@@ -67,7 +67,13 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         return record
     set_seed(training.seed)
     start = time.monotonic()
-    trainer = build_trainer(arguments)
+    try:
+        trainer = build_trainer(arguments)
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # a flag of Transformers asks for a package that is not installed
+        raise UserError(f"{str(error).strip().splitlines()[0]}: change the flag that asks for it") from error
     if training.do_train:
         if overwrite:
             clear(output)
@@ -119,6 +125,10 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     collator = GroupingCollator(tokenizer, model.config.num_instances)
     teacher_path = arguments.pruning.distillation_path
     pruning = arguments.pruning.setting == "pruning"
+    if pruning and not arguments.training.do_train:
+        raise UserError(
+            "--setting pruning needs --do_train: evaluate a pruned model with --setting finetuning"
+        )
     if arguments.pruning.freeze_embeddings:
         model.bert.embeddings.requires_grad_(False)
     if not (pruning or teacher_path):
@@ -134,14 +144,17 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         # a target that no structure can meet is refused now, not after hours
         snap(gates, arguments.pruning.target_sparsity, arguments.pruning.sparsity_epsilon)
     layer_map = _layer_map(model, teacher)
-    return DistillationTrainer(
+    trainer = DistillationTrainer(
         Distilled(model, layer_map, gates), teacher, arguments, data, tokenizer, collator
     )
+    if gates is not None:
+        trainer.check_schedule()
+    return trainer
 
 
 def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     model, data = arguments.model, arguments.data
-    task = TASKS.get((data.task_name or "").lower())
+    task = TASKS.get(get_task_name(data.task_name or ""))
     if (
         model.tokenizer_name is None
         and model.model_name_or_path is None
@@ -195,8 +208,7 @@ def _check_batch(rows: int, num_instances: int) -> None:
 
 
 def _max_length(arguments: Arguments, model: HeadModel) -> int:
-    room = model.config.max_position_embeddings - model.bert.prefix_length
-    return min(arguments.data.max_seq_length, room)
+    return min(arguments.data.max_seq_length, model.bert.max_length)
 
 
 def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
@@ -210,6 +222,7 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
         model_path=path,
         overrides={"retrieval_loss_coeff": 0.0},
         label_names=data.label_names,
+        trained_head=True,
     )
     ours, theirs = student.config, teacher.config
     if ours.num_instances != theirs.num_instances:
@@ -282,7 +295,7 @@ def _record(
         model = type(trainer.student).from_pretrained(trainer.best_dir)
     else:
         model = trainer.student
-        metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+        metrics = trainer.measure()
     size = model_size(model)
     names = [name for name in metrics if name != "step"]
     pruning = arguments.pruning

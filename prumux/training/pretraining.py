@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from prumux.data.grouping import GroupingCollator
+from prumux.data.grouping import IGNORE, GroupingCollator
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
 from prumux.models.modeling import PrumuxPreTrainedModel
@@ -51,6 +51,12 @@ def pretraining_trainer(
     arguments: Arguments, data: TaskData, tokenizer: PreTrainedTokenizerBase, model: PrumuxPreTrainedModel
 ) -> PrumuxTrainer:
     """The trainer of the phases before a task is known: retrieval warm-up and masked-language modelling."""
+    rows = arguments.training.per_device_train_batch_size
+    if arguments.training.do_train and data.train is not None and len(data.train) < rows:
+        raise UserError(
+            f"{data.name} has {len(data.train)} training rows, fewer than a batch of {rows}: give a smaller "
+            "--per_device_train_batch_size"
+        )
     mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
     collator = MaskingCollator(tokenizer, model.config.num_instances, mlm)
     evaluate_model = partial(
@@ -69,18 +75,25 @@ def evaluate_pretraining(
     training = model.training
     model.eval()
     torch.manual_seed(0)  # which instances and tokens are drawn; the caller restores the random state
-    totals: dict[str, float] = {}
-    device, batches = next(model.parameters()).device, 0
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    device = next(model.parameters()).device
     step = rows * model.config.num_instances
     for begin in range(0, len(data.validation), step):
         chunk = [data.validation[i] for i in range(begin, min(begin + step, len(data.validation)))]
-        output = model(**{name: value.to(device) for name, value in collator(chunk).items()})
-        batches += 1
-        terms = {"retrieval_accuracy": output.retrieval_accuracy, "retrieval_loss": output.retrieval_loss}
-        if output.task_loss is not None:
-            terms = {"negative_mlm_loss": -output.task_loss} | terms
-        for name, value in terms.items():
+        batch = {name: value.to(device) for name, value in collator(chunk).items()}
+        output = model(**batch)
+        # a batch weighs as much as it has tokens to name
+        tokens, masked = batch["attention_mask"].sum().item(), (batch["labels"] != IGNORE).sum().item()
+        terms = {
+            "retrieval_accuracy": (output.retrieval_accuracy, tokens),
+            "retrieval_loss": (output.retrieval_loss, tokens),
+        }
+        if output.task_loss is not None and masked:
+            terms = {"negative_mlm_loss": (-output.task_loss, masked)} | terms
+        for name, (value, weight) in terms.items():
             if value is not None:
-                totals[name] = totals.get(name, 0.0) + value.item()
+                sums[name] = sums.get(name, 0.0) + value.item() * weight
+                weights[name] = weights.get(name, 0.0) + weight
     model.train(training)
-    return {name: value / max(batches, 1) for name, value in totals.items()}
+    return {name: value / weights[name] for name, value in sums.items()}

@@ -125,6 +125,10 @@ class PrumuxTrainer(Trainer):
         """May the current model become the best one."""
         return True
 
+    def measure(self) -> dict[str, float]:
+        """The metrics of the model as it is, without any record of it."""
+        return self._evaluate_model(self.student)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -159,8 +163,10 @@ class PrumuxTrainer(Trainer):
 
     def _keep_if_best(self, model: PrumuxPreTrainedModel, metrics: dict[str, float]) -> None:
         name = next(iter(metrics))
+        if not self.args.should_save or not math.isfinite(metrics[name]):
+            return
         best = self.best_metrics()
-        if not self.args.should_save or (best is not None and best[name] >= metrics[name]):
+        if best is not None and best[name] >= metrics[name]:
             return
         save_atomically(self.best_dir, lambda folder: self._save_best(folder, model, metrics))
 
@@ -283,17 +289,42 @@ class DistillationTrainer(PrumuxTrainer):
 
     # ---- schedule
 
-    def _steps_per_epoch(self) -> float:
-        return self.state.max_steps / max(self.state.num_train_epochs, 1e-9)
+    def _steps(self, epochs: float) -> int:
+        """Optimizer steps in so many epochs."""
+        batches = math.ceil(
+            len(self._get_train_sampler()) / (self.args.train_batch_size * self.args.world_size)
+        )
+        return math.ceil(epochs * math.ceil(batches / self.args.gradient_accumulation_steps))
+
+    def check_schedule(self) -> None:
+        """Refuse a schedule that ends before the gates are used.
+
+        Raises:
+            UserError: pre-pruning finetuning takes all the steps.
+        """
+        pruning = self.settings.pruning
+        steps = self.args.max_steps if self.args.max_steps > 0 else self._steps(self.args.num_train_epochs)
+        before = self._steps(pruning.prepruning_finetune_epochs)
+        if before >= steps:
+            raise UserError(
+                f"--prepruning_finetune_epochs {pruning.prepruning_finetune_epochs:g} takes all {steps} steps of the "
+                "training: give less of it or a larger --num_train_epochs"
+            )
+        if before + self._steps(pruning.lagrangian_warmup_epochs) > steps:
+            logger.warning(
+                "the training is over before the warm-up has raised the target to %g: the structure will be cut to it "
+                "at the end; --lagrangian_warmup_epochs is %g",
+                pruning.target_sparsity,
+                pruning.lagrangian_warmup_epochs,
+            )
 
     def _pruned_steps(self) -> int:
         """Steps since the gates are in use; negative before."""
-        start = self.settings.pruning.prepruning_finetune_epochs * self._steps_per_epoch()
-        return self.state.global_step - math.ceil(start)
+        return self.state.global_step - self._steps(self.settings.pruning.prepruning_finetune_epochs)
 
     def _target(self) -> float:
         """The target sparsity of this step: it rises linearly during the Lagrangian warm-up."""
-        warmup = math.ceil(self.settings.pruning.lagrangian_warmup_epochs * self._steps_per_epoch())
+        warmup = self._steps(self.settings.pruning.lagrangian_warmup_epochs)
         share = 1.0 if warmup == 0 else min(1.0, self._pruned_steps() / warmup)
         return self.settings.pruning.target_sparsity * share
 
@@ -332,6 +363,10 @@ class DistillationTrainer(PrumuxTrainer):
             for parameter in gates.parameters():
                 parameter.requires_grad_(False)  # hidden from the groups that the base class makes
             optimizer = super().create_optimizer(model)
+            if "maximize" not in optimizer.defaults:  # the multipliers climb
+                raise UserError(
+                    f"--optim {self.args.optim} can't maximise, as pruning must: choose adamw_torch"
+                )
             for parameter in gates.parameters():
                 parameter.requires_grad_(True)
             own = {"lr": self.settings.pruning.reg_learning_rate, "weight_decay": 0.0}

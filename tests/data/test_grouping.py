@@ -49,10 +49,12 @@ def test_collator_keeps_rows_and_ignores_filled_ones(
     assert set(batch) - {"labels"} == {"input_ids", "attention_mask", "token_type_ids"}
     assert ("labels" in batch) == (labels != "none")
     for place in range(total):
-        source = features[place if place < rows else (place - rows) % rows]
+        group = features[rows // num_instances * num_instances :]  # filled with copies of its own rows
+        source = features[place] if place < rows else group[(place - rows) % len(group)]
         padding = longest - len(source["input_ids"])
         assert batch["input_ids"][place].tolist() == source["input_ids"] + [PAD] * padding
-        assert batch["attention_mask"][place].tolist() == source["attention_mask"] + [0] * padding
+        mask = source["attention_mask"] if place < rows else [0] * len(source["input_ids"])
+        assert batch["attention_mask"][place].tolist() == mask + [0] * padding
         assert batch["token_type_ids"][place].tolist() == source["token_type_ids"] + [0] * padding
     if labels != "none":
         assert batch["labels"].dtype == (torch.int64 if labels == "class" else torch.float32)
@@ -63,7 +65,7 @@ def test_collator_keeps_rows_and_ignores_filled_ones(
 def test_collator_pads_to_a_length() -> None:
     batch = GroupingCollator(TOKENIZER, 2, pad_to_length=16)(_features([3, 4, 5]))
     assert batch["input_ids"].shape == (4, 16)
-    assert batch["attention_mask"].sum(1).tolist() == [5, 6, 7, 5]
+    assert batch["attention_mask"].sum(1).tolist() == [5, 6, 7, 0]
 
 
 def test_collator_refuses_a_row_that_is_too_long() -> None:

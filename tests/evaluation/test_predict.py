@@ -206,3 +206,23 @@ def test_a_real_model_repeats_to_the_bit(tokenizer, num_instances):
     assert torch.equal(state, torch.get_rng_state())
     assert model.training
     assert dataset == rows_of([3, 9, 5, 12, 4, 6, 8])
+
+
+@pytest.mark.parametrize("label2id", [{"a": 0, "b": 1}, {"b": 0, "A": 1}])
+def test_f1_is_about_the_tasks_positive_class_in_any_order_of_the_models(tokenizer, label2id):
+    """Rows of class b are predicted as b, those of class a half as a."""
+    by_name = {name.lower(): number for name, number in label2id.items()}
+
+    class Fixed(torch.nn.Module):
+        config = SimpleNamespace(num_instances=1, label2id=label2id)
+
+        def forward(self, input_ids, **_):
+            says_b = (input_ids[:, 0] - 10) % 4 != 0
+            numbers = torch.where(says_b, by_name["b"], by_name["a"])
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(numbers, 2).float())
+
+    rows = rows_of([3] * 8)
+    for place, row in enumerate(rows):
+        row["labels"] = by_name["ab"[place % 2]]
+    result = evaluate(Fixed(), Data(rows, metrics=("f1", "accuracy")), tokenizer, 4, progress=False)
+    assert (result["f1"], result["accuracy"]) == (pytest.approx(0.8), 0.75)

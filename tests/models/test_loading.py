@@ -338,9 +338,18 @@ def test_labels_of_another_task(checkpoint, labels):
     assert "name a model of this task" in message
 
 
-def test_unnamed_labels_take_the_tasks_names(checkpoint):
-    model = load(checkpoint(["LABEL_0", "LABEL_1"]))
-    assert model.config.id2label == dict(enumerate(LABELS))
+def test_classes_without_names_are_not_mapped_by_position(checkpoint):
+    message = refused(checkpoint(["LABEL_0", "LABEL_1"]))
+    assert "does not say which of its classes is which" in message
+    assert "id2label" in message
+
+
+def test_weights_without_a_classifier_are_no_teacher(tmp_path, tiny):
+    PrumuxForMaskedLM(tiny()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no trained classifier"):
+        load_model(
+            PrumuxForSequenceClassification, model_path=str(tmp_path), label_names=LABELS, trained_head=True
+        )
 
 
 def test_a_pretrained_model_has_no_labels_to_compare(tmp_path, tiny):

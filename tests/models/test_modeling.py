@@ -179,3 +179,10 @@ def test_multiplexing_vectors():
     assert binary.any(dim=0).all()
     ortho = MULTIPLEXERS["random_ortho"](**sizes).initial_vectors()
     assert torch.allclose(ortho @ ortho.mT, torch.eye(12).expand(3, -1, -1), atol=1e-5)
+
+
+def test_retrieval_asks_for_no_token_of_a_filled_row(tiny):
+    model = PrumuxForMaskedLM(tiny(num_instances=2, retrieval_loss_coeff=1.0, task_loss_coeff=0.0)).eval()
+    ids = torch.tensor([[2, 9, 3], [2, 9, 3]])
+    nothing = model(ids, attention_mask=torch.zeros_like(ids), labels=torch.full_like(ids, -100))
+    assert nothing.retrieval_loss == 0  # not the NaN of an empty mean

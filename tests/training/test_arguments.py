@@ -279,3 +279,26 @@ def test_help(capsys):
         parse_arguments(["--help"])
     assert stop.value.code == 0
     assert "--target_sparsity" in capsys.readouterr().out
+
+
+def test_switches_of_the_model_need_no_value():
+    model = parse_arguments(
+        [*"--task_name toy --learn_muxing --attend_padding False --embed_twice".split()]
+    ).model
+    assert (model.learn_muxing, model.attend_padding, model.embed_twice) == (True, False, True)
+
+
+def test_epochs_on_the_command_line_overrule_the_recipes_steps(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("finetuning:\n  max_steps: 500\n")
+    flags = ["--task_name", "toy", "--recipe", str(recipe)]
+    assert parse_arguments(flags).training.max_steps == 500
+    assert parse_arguments([*flags, "--num_train_epochs", "1"]).training.max_steps == -1
+
+
+@pytest.mark.parametrize(
+    "flag", ["label_smoothing_factor 0.1", "resume_from_checkpoint x", "data_seed 3", "do_predict"]
+)
+def test_flags_that_nothing_reads_are_refused(flag):
+    with pytest.raises(UserError, match=f"--{flag.split()[0]} is not supported"):
+        parse_arguments(["--task_name", "toy", *f"--{flag}".split()])

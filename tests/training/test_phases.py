@@ -87,7 +87,43 @@ def test_evaluation_alone_leaves_no_record(shape, tmp_path):
     record = run([*evaluation, "--model_path", model, "--output_dir", str(tmp_path / "evaluated")])
     trained = json.loads((tmp_path / "dense" / "run.json").read_text())
     assert record["metrics"]["accuracy"] == trained["metrics"]["accuracy"]
-    assert not (tmp_path / "evaluated" / "run.json").exists()
+    assert not any((tmp_path / "evaluated").iterdir())
+
+
+def test_evaluating_another_model_leaves_the_trained_one_alone(shape, tmp_path):
+    base = [*SMALL, "--setting", "baseline", "--config_name", shape]
+    run([*base, "--output_dir", str(tmp_path / "one")])
+    run([*base, "--seed", "3", "--learning_rate", "1e-3", "--output_dir", str(tmp_path / "two")])
+    files = sorted((tmp_path / "one").rglob("*"))
+    before = [file.read_bytes() for file in files if file.is_file()]
+    evaluation = [flag for flag in SMALL if flag != "--do_train"]
+    run([*evaluation, "--max_eval_samples", "3", "--model_path", str(tmp_path / "two" / "best"),
+         "--output_dir", str(tmp_path / "one")])  # fmt: skip
+    assert sorted((tmp_path / "one").rglob("*")) == files
+    assert [file.read_bytes() for file in files if file.is_file()] == before
+
+
+@pytest.mark.parametrize("epochs", ["2", "1.5", "0.75"])
+def test_epochs_of_the_warm_up_are_epochs_of_the_data(shape, tmp_path, epochs):
+    """48 rows in batches of 6: half an epoch is 4 steps, however long the training is."""
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    record = run([
+        *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "dense" / "best"), "--output_dir",
+        str(tmp_path / "pruned"), "--max_steps", "-1", "--num_train_epochs", epochs, "--eval_steps", "1",
+        "--per_device_train_batch_size", "6", "--lagrangian_warmup_epochs", "0.5", "--target_sparsity", "0.5",
+        "--sparsity_epsilon", "0.05",
+    ])  # fmt: skip
+    targets = {entry["step"]: entry["eval_target"] for entry in record["history"] if "eval_target" in entry}
+    assert [targets[step] for step in (1, 2, 3, 4, 5)] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
+
+
+def test_pre_pruning_finetuning_must_leave_steps(shape, tmp_path):
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    pruning = ["--setting", "pruning", "--model_path", str(tmp_path / "dense" / "best")]
+    with pytest.raises(UserError, match="prepruning_finetune_epochs 5 takes all 4 steps"):
+        run([*SMALL, *pruning, "--prepruning_finetune_epochs", "5", "--output_dir", str(tmp_path / "p")])
+    with pytest.raises(UserError, match="can't maximise"):
+        run([*SMALL, *pruning, "--optim", "adafactor", "--output_dir", str(tmp_path / "p")])
 
 
 def test_half_written_checkpoints_are_ignored(tmp_path):
