@@ -1,12 +1,20 @@
 """PruMUX: structured pruning and data multiplexing for high-throughput Transformer encoders."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
+from prumux.checkpoints.convert import Conversion, convert_checkpoint
 from prumux.errors import UserError
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.modeling import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
+    PrumuxForTokenClassification,
     PrumuxModel,
     PrumuxOutput,
 )
@@ -19,16 +27,20 @@ __version__ = "0.1.0"
 AutoConfig.register("prumux", PrumuxConfig, exist_ok=True)
 AutoModel.register(PrumuxConfig, PrumuxModel, exist_ok=True)
 AutoModelForSequenceClassification.register(PrumuxConfig, PrumuxForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(PrumuxConfig, PrumuxForTokenClassification, exist_ok=True)
 AutoModelForMaskedLM.register(PrumuxConfig, PrumuxForMaskedLM, exist_ok=True)
 
 __all__ = [
+    "Conversion",
     "L0Gates",
     "Masks",
     "PrumuxConfig",
     "PrumuxForMaskedLM",
     "PrumuxForSequenceClassification",
+    "PrumuxForTokenClassification",
     "PrumuxModel",
     "PrumuxOutput",
     "UserError",
     "compact",
+    "convert_checkpoint",
 ]

@@ -36,6 +36,15 @@ def _report(arguments: argparse.Namespace) -> None:
         print(f"written: {arguments.plot}")
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from prumux.checkpoints.convert import convert_checkpoint
+
+    print(
+        convert_checkpoint(arguments.src, arguments.dst, task=arguments.task, tokenizer=arguments.tokenizer)
+    )
+    print(f"written: {arguments.dst}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command with its subcommands."""
     parser = _Parser(
@@ -58,6 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("reports", nargs="+", metavar="EVALUATION_JSON")
     report.add_argument("--plot", metavar="PNG", help="draw the accuracy/speedup frontier")
     report.set_defaults(run=_report)
+    convert = commands.add_parser(
+        "convert",
+        help="a checkpoint of DataMUX, MUX-PLM, CoFi or PruMUX's authors as a folder for from_pretrained",
+    )
+    convert.add_argument("src", metavar="SRC", help="folder, or name on the hub")
+    convert.add_argument("dst", metavar="DST", help="folder to write")
+    convert.add_argument("--task", help="names the classes, where the checkpoint does not")
+    convert.add_argument("--tokenizer", metavar="NAME_OR_PATH", help="where SRC has no tokenizer")
+    convert.set_defaults(run=_convert)
     return parser
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification, PrumuxPreTrainedModel
+from prumux.models.modeling import PrumuxClassifier, PrumuxForMaskedLM, PrumuxPreTrainedModel
 from prumux.pruning.masks import Masks, resolve
 
 Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
@@ -81,12 +81,15 @@ def compact(model: Model, masks: Masks) -> Model:
 
 def _smaller_config(model: PrumuxPreTrainedModel, kept: _Kept) -> PrumuxConfig:
     config = PrumuxConfig.from_dict(model.config.to_dict())
-    before = config.kept_hidden or list(range(config.hidden_size))
-    config.kept_hidden = [before[i] for i in kept.stream.tolist()]
-    config.hidden_size = len(config.kept_hidden)
+    before = config.kept_hidden
+    if before is None and config.hidden_size == config.dense_hidden_size:
+        before = list(range(config.hidden_size))
+    # of a converted checkpoint it may be unknown which dimensions it has: then it stays unknown
+    config.kept_hidden = None if before is None else [before[i] for i in kept.stream.tolist()]
+    config.hidden_size = len(kept.stream)
     config.kept_heads = [len(index) for index, _ in kept.heads]
     config.kept_intermediate = [len(index) for index, _ in kept.inner]
-    if isinstance(model, PrumuxForSequenceClassification):
+    if isinstance(model, PrumuxClassifier):
         config.retrieval_loss_coeff = 0.0
     if isinstance(model, PrumuxForMaskedLM):
         config.tie_word_embeddings = False
@@ -95,7 +98,7 @@ def _smaller_config(model: PrumuxPreTrainedModel, kept: _Kept) -> PrumuxConfig:
 
 def _slice(name: str, value: Tensor, kept: _Kept, config: PrumuxConfig) -> Tensor:
     """What is left of the parameter ``name``."""
-    name = name.removeprefix("bert.")
+    name = name.removeprefix("bert.").replace("lm_head.demultiplexer.", "demultiplexer.")
     layer = re.match(r"encoder\.layer\.(\d+)\.(.*)", name)
     if layer:
         return _LAYER[layer[2]](value, kept, int(layer[1]))

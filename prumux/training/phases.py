@@ -250,6 +250,12 @@ def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -
             f"the student's hidden size (before pruning) is {ours.dense_hidden_size}, the teacher's "
             f"{theirs.dense_hidden_size}: name the model that the student was pruned from"
         )
+    unknown = ours.kept_hidden is None and ours.hidden_size < ours.dense_hidden_size
+    if unknown and ours.hidden_size != theirs.hidden_size:
+        raise UserError(
+            "it is not known which hidden dimensions the student has left: let it be its own teacher (leave out "
+            "--distillation_path)"
+        )
     kept = ours.kept_hidden or list(range(ours.hidden_size))
     if theirs.kept_hidden is not None:
         place = {dimension: i for i, dimension in enumerate(theirs.kept_hidden)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from prumux.data.grouping import IGNORE, LengthGroupedSampler
 from prumux.data.loading import TaskData
-from prumux.errors import UserError, write_failure
+from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate
+from prumux.files import recover, save_atomically
 from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure, sparsity
 from prumux.pruning.compaction import compact
@@ -155,7 +155,7 @@ class PrumuxTrainer(Trainer):
 
     def best_metrics(self) -> dict[str, float] | None:
         """The metrics of the best model so far, read from its folder so that a resumed run knows them."""
-        _recover(self.best_dir)
+        recover(self.best_dir)
         try:
             return json.loads((self.best_dir / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
@@ -175,36 +175,6 @@ class PrumuxTrainer(Trainer):
         self.processing_class.save_pretrained(folder)
         record = metrics | {"step": self.state.global_step}
         (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary folder, then put it in the place of ``folder``.
-
-    Raises:
-        UserError: the disk is full or can't be written to; what was in ``folder`` is still there.
-    """
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:
-        failure = write_failure(error, folder)  # asked before the temporary folder makes room again
-        shutil.rmtree(temporary, ignore_errors=True)
-        _recover(folder)
-        raise (failure or error) from error
-
-
-def _recover(folder: Path) -> None:
-    """Put back what ``save_atomically`` had set aside when it was killed between its two renames."""
-    old = folder.with_name(folder.name + ".old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
 
 
 class Distilled(nn.Module):

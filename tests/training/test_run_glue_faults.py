@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from prumux import PrumuxForSequenceClassification
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError, guard
+from prumux.files import save_atomically
 from prumux.training.phases import run
-from prumux.training.trainer import save_atomically
 
 PROJECT = Path(__file__).resolve().parents[2]
 

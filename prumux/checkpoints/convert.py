@@ -1,0 +1,398 @@
+"""`convert_checkpoint`: a checkpoint of the authors (DataMUX, MUX-PLM, CoFi, PruMUX) becomes our normal folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prumux.checkpoints.names import Names, Pairs, both, demultiplexer_names, layers_with, retrieval_names
+from prumux.checkpoints.source import TOKENIZER_FILES, Source, read_source
+from prumux.data.tasks import TASKS
+from prumux.errors import UserError
+from prumux.files import save_atomically
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.demultiplexers import DEMULTIPLEXERS
+from prumux.models.modeling import (
+    PrumuxForMaskedLM,
+    PrumuxForSequenceClassification,
+    PrumuxForTokenClassification,
+    PrumuxPreTrainedModel,
+)
+from prumux.models.multiplexers import MULTIPLEXERS
+from prumux.pruning.accounting import Structure, model_size
+from prumux.pruning.compaction import compact
+from prumux.pruning.masks import Masks
+
+SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size",
+)  # fmt: skip
+OTHER_FIELDS = (
+    "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps",
+    "pad_token_id", "classifier_dropout", "gaussian_hadamard_norm", "binary_hadamard_epsilon",
+    "num_hidden_demux_layers", "retrieval_percentage", "retrieval_loss_coeff", "task_loss_coeff",
+)  # fmt: skip
+# Token ids that are written into the authors' code, by backbone: what stands first in every row, the filler of the
+# index prefix, and what its markers are counted down from (None: the size of the vocabulary).
+SPECIAL_IDS: dict[str, tuple[int, int, int | None]] = {
+    "bert": (101, 680, 680),
+    "roberta": (49923, 50000, None),
+}
+MNLI_ORDER = ("contradiction", "entailment", "neutral")  # of the models that princeton-nlp publishes
+MASK_FAMILIES = {
+    "head_z": "head",
+    "head_layer_z": "head_layer",
+    "intermediate_z": "intermediate",
+    "mlp_z": "mlp",
+    "hidden_z": "hidden",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was found in a checkpoint and what became of it; ``str()`` is a table."""
+
+    facts: dict[str, str]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.facts))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts.items())
+
+
+def convert_checkpoint(
+    src: str | Path, dst: str | Path, *, task: str | None = None, tokenizer: str | None = None
+) -> Conversion:
+    """Write what is in ``src`` as a folder for ``from_pretrained``.
+
+    Args:
+        src: a folder or a hub name: MUX-PLM's and PruMUX's multiplexed BERT, DataMUX's RoBERTa, CoFi's or any other
+            BERT; dense, dense with ``zs.pt``, or physically pruned.
+        dst: a folder that does not exist yet.
+        task: gives the classes their names where the checkpoint doesn't; found in ``src``'s name where that says it.
+        tokenizer: folder or hub name to take the tokenizer from, where ``src`` has none.
+
+    Raises:
+        UserError: anything that is not understood completely; ``dst`` is not written then.
+    """
+    dst = Path(dst)
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise UserError(f"{dst} exists already: choose another folder, or remove it")
+    source = read_source(src)
+    model, facts = _build(source, task)
+    files = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
+    facts["tokenizer"] = (
+        "copied" if files else tokenizer or "none: name one with --tokenizer before evaluating"
+    )
+    loaded = None
+    if not files and tokenizer is not None:
+        from prumux.models.loading import load_tokenizer
+
+        loaded = load_tokenizer(tokenizer)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        if loaded is not None:
+            loaded.save_pretrained(folder)
+        (folder / "conversion.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    if dst.exists():
+        dst.rmdir()
+    save_atomically(dst, write)
+    return Conversion(facts)
+
+
+def _build(source: Source, task: str | None) -> tuple[PrumuxPreTrainedModel, dict[str, str]]:
+    """The model, compacted where the source has masks, and the facts for the table."""
+    given = source.config
+    backbone = given.get("model_type")
+    if backbone == "prumux":
+        raise UserError(f"{source.name} is in our format already: load it with from_pretrained")
+    multiplexed = "num_instances" in given
+    if backbone not in (SPECIAL_IDS if multiplexed else ("bert",)):
+        raise UserError(
+            f"{source.name} is a model of type '{backbone}'"
+            f"{'' if multiplexed else ' without multiplexing'}: expected one of the authors' BERT or DataMUX's RoBERTa"
+        )
+    names = Names(source.tensors, f"{backbone}.")
+    fields = _fields(source, names)
+    facts: dict[str, str] = {"source": source.name}
+    if multiplexed:
+        fields |= _multiplexing(source, str(backbone))
+    state, model_class = _state(source, names, fields, multiplexed, str(backbone))
+    names.check_nothing_left()
+    if model_class is not PrumuxForMaskedLM:
+        labels = _labels(source, task, len(state["classifier.weight"]))
+        fields |= {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: i for i, name in enumerate(labels)},
+        }
+    model = _load(source, model_class, fields, state)
+    kind = {"bert": "MUX-PLM / PruMUX" if multiplexed else "BERT / CoFi", "roberta": "DataMUX"}[str(backbone)]
+    how = "physically pruned" if model.config.is_pruned else "dense"
+    if source.masks is not None:
+        model = _fold(source, model)
+        how = "dense weights with zs.pt, folded"
+    facts["format"] = f"{kind} ({backbone}), {how}"
+    return model, facts | _facts(model, multiplexed)
+
+
+def _fields(source: Source, names: Names) -> dict[str, Any]:
+    """Encoder sizes from config.json, and from the tensors what pruning has left."""
+    given = source.config
+    fields = {name: given[name] for name in (*SIZES, *OTHER_FIELDS) if given.get(name) is not None}
+    missing = [name for name in SIZES if name not in fields and name != "type_vocab_size"]
+    wrong = [
+        name for name in SIZES if name in fields and not (isinstance(fields[name], int) and fields[name] > 0)
+    ]
+    if missing or wrong:
+        raise UserError(f"{source.name}: config.json has no usable {(missing + wrong)[0]}: it is incomplete")
+    if fields["hidden_size"] % fields["num_attention_heads"]:
+        raise UserError(f"{source.name}: hidden_size is not a multiple of num_attention_heads in config.json")
+    head_dim = fields["hidden_size"] // fields["num_attention_heads"]
+    words = "bert.embeddings.word_embeddings.weight"
+    if words not in names.left or names.left[words].dim() != 2:
+        raise UserError(f"{source.name}: no {words} among the tensors: this is no model of a BERT kind")
+    width = names.left[words].shape[1]
+    heads, inner = [], []
+    for layer in range(fields["num_hidden_layers"]):
+        query = names.left.get(f"bert.encoder.layer.{layer}.attention.self.query.weight", torch.empty(0))
+        dense = names.left.get(f"bert.encoder.layer.{layer}.intermediate.dense.weight", torch.empty(0))
+        if len(query) % head_dim:
+            raise UserError(
+                f"{source.name}: layer {layer} has {len(query)} query rows, no multiple of {head_dim}"
+            )
+        heads.append(len(query) // head_dim)
+        inner.append(len(dense))
+        for block, size in (("attention", heads[-1]), ("intermediate", inner[-1]), ("output", inner[-1])):
+            if size == 0:  # of a removed block the authors leave its LayerNorm behind
+                names.take_all(f"bert.encoder.layer.{layer}.{block}.")
+    beyond = layers_with(names.left, "output.dense.weight") - set(range(len(heads)))
+    if beyond:
+        raise UserError(
+            f"{source.name}: tensors of layer {min(beyond)}, but config.json has {len(heads)} layers"
+        )
+    dense_sizes = ([fields["num_attention_heads"]] * len(heads), [fields["intermediate_size"]] * len(inner))
+    if width != fields["hidden_size"] or (heads, inner) != dense_sizes:
+        fields |= {"head_dim": head_dim, "dense_hidden_size": fields["hidden_size"], "hidden_size": width}
+        fields |= {"kept_heads": heads, "kept_intermediate": inner}
+    return fields
+
+
+def _multiplexing(source: Source, backbone: str) -> dict[str, Any]:
+    """Variants, and the settings under which the model computes what the authors' code does."""
+    given = source.config
+    fields: dict[str, Any] = {}
+    for name, table in (("muxing_variant", MULTIPLEXERS), ("demuxing_variant", DEMULTIPLEXERS)):
+        if given.get(name) not in table:
+            raise UserError(
+                f"{source.name}: {name} is '{given.get(name)}', supported are: {', '.join(sorted(table))}"
+            )
+        fields[name] = given[name]
+    instances = given["num_instances"]
+    if not isinstance(instances, int) or instances < 1:
+        raise UserError(f"{source.name}: num_instances is {instances}, expected a whole number of at least 1")
+    first, _, _ = SPECIAL_IDS[backbone]
+    fields |= {
+        "num_instances": instances,
+        "learn_muxing": bool(given.get("learn_muxing", False)),
+        "attend_padding": True,
+        "embed_twice": True,
+        "use_token_types": False,
+        "multiplex_single": instances == 1,
+        "first_token_id": first,
+    }
+    if backbone == "roberta":
+        fields["position_offset"] = (given.get("pad_token_id") or 0) + 1
+    return fields
+
+
+def _state(
+    source: Source, names: Names, fields: dict[str, Any], multiplexed: bool, backbone: str
+) -> tuple[dict[str, Tensor], type[PrumuxPreTrainedModel]]:
+    """Our state dict and the class it belongs to; ``fields`` learns whether there is a vocabulary head."""
+    kind = " ".join(source.config.get("architectures") or [])
+    words = names.left["bert.embeddings.word_embeddings.weight"]
+    state: dict[str, Tensor] = {}
+    if multiplexed:
+        variant, instances = fields["demuxing_variant"], fields["num_instances"]
+        names.take_all("bert.pooler.")  # there is one, but nothing reads it
+        state["bert.multiplexer.vectors"] = names.take("instance_embedding")
+        layers = fields.get("num_hidden_demux_layers", PrumuxConfig().num_hidden_demux_layers)
+        shared, own = demultiplexer_names(variant, instances, layers)
+        if backbone == "roberta":
+            own = [(ours, theirs.replace("layernorm", "layernorm_presoftmax")) for ours, theirs in own]
+        _move(names, shared, own, "demultiplexer", state, "bert.demultiplexer")
+        if variant == "index":
+            state["bert.prefix_embeddings"] = _prefix(source, words, instances, backbone)
+    has_classifier = any(name in names.left for name in _CLASSIFIERS)
+    model_class = _model_class(kind, has_classifier)
+    if has_classifier:
+        theirs = next(name for name in _CLASSIFIERS if name in names.left).removesuffix(".weight")
+        state |= {ours: names.take(name) for ours, name in both("classifier", theirs)}
+        names.check_tied("demultiplexer.bias", f"{theirs}.bias", state["classifier.bias"])
+    pruned = "kept_heads" in fields
+    wanted = model_class is PrumuxForMaskedLM or (fields.get("retrieval_loss_coeff") or 0) > 0
+    if multiplexed and backbone == "bert" and "retrieval_head.decoder.weight" in names.left:
+        if not pruned and source.config.get("tie_word_embeddings", True):
+            names.check_tied("retrieval_head.decoder.weight", "the word embeddings", words)
+            names.left["retrieval_head.decoder.weight"] = words
+        if wanted and not pruned and source.masks is None:
+            fields["separate_retrieval"] = True
+            shared, own = retrieval_names(fields["demuxing_variant"], fields["num_instances"])
+            _move(names, shared, own, "retrieval_head", state, "lm_head.demultiplexer")
+            state["lm_head.decoder.weight"] = names.take("retrieval_head.decoder.weight")
+            state["lm_head.bias"] = names.take("retrieval_head.bias")
+            names.check_tied("retrieval_head.decoder.bias", "retrieval_head.bias", state["lm_head.bias"])
+    if "lm_head.bias" not in state and model_class is not PrumuxForMaskedLM:
+        fields["retrieval_loss_coeff"] = 0.0
+    names.take_all("retrieval_head.")
+    state |= names.take_all("bert.")
+    return state, model_class
+
+
+_CLASSIFIERS = ("classifier.weight", "demultiplexer.decoder.weight", "demultiplexer.out_proj.weight")
+
+
+def _model_class(kind: str, has_classifier: bool) -> type[PrumuxPreTrainedModel]:
+    if not has_classifier:
+        return PrumuxForMaskedLM
+    return PrumuxForTokenClassification if "TokenClassification" in kind else PrumuxForSequenceClassification
+
+
+def _move(names: Names, shared: Pairs, own: Pairs, theirs: str, state: dict[str, Tensor], ours: str) -> None:
+    state |= {f"{ours}.{target}": names.take_shared(name) for target, name in shared}
+    state |= {f"{ours}.{target}": names.take(f"{theirs}.{name}") for target, name in own}
+
+
+def _prefix(source: Source, words: Tensor, instances: int, backbone: str) -> Tensor:
+    """Word vectors of the index prefix: a marker per instance, then the filler [N + 1, D]."""
+    _, filler, top = SPECIAL_IDS[backbone]
+    top = len(words) if top is None else top
+    ids = [top - (i + 2) for i in range(instances)] + [filler]
+    if max(ids) >= len(words) or min(ids) < 0:
+        raise UserError(f"{source.name}: a vocabulary of {len(words)} tokens lacks those of the index prefix")
+    return words[ids].clone()
+
+
+def _labels(source: Source, task: str | None, classes: int) -> list[str]:
+    """Names of the classes: the checkpoint's own, else those of the task it was trained on, in that order."""
+    given = source.config.get("id2label") or {}
+    names = [str(given[key]) for key in sorted(given, key=int)] if given else []
+    if len(names) == classes and names != [f"LABEL_{i}" for i in range(classes)]:
+        return names
+    known = {
+        name.lower().replace("-", ""): entry for name, entry in TASKS.items() if entry.folder is not None
+    }
+    text = (
+        task or source.config.get("finetuning_task") or source.folder.resolve().as_posix() + "/" + source.name
+    )
+    parts = {part for part in _words(str(text).lower()) if part in known}
+    if task is not None and not parts:
+        raise UserError(f"unknown task '{task}': choose one of: {', '.join(e.name for e in known.values())}")
+    if len(parts) == 1:
+        entry = known[parts.pop()]
+        if entry.name == "MNLI" and classes == len(MNLI_ORDER):
+            return list(MNLI_ORDER)
+        if entry.label_names is not None and len(entry.label_names) == classes:
+            return list(entry.label_names)
+        if task is not None:
+            raise UserError(
+                f"{source.name} has {classes} classes, {entry.name} another number: name its own task"
+            )
+    return ["score"] if classes == 1 else [f"LABEL_{i}" for i in range(classes)]
+
+
+def _words(text: str) -> list[str]:
+    """The parts of a path between / and _ and -; sst-2 is one of them."""
+    return (
+        text.replace("sst-2", "sst2").replace("sts-b", "stsb").replace("_", "/").replace("-", "/").split("/")
+    )
+
+
+def _load(
+    source: Source, model_class: type[PrumuxPreTrainedModel], fields: dict[str, Any], state: dict[str, Tensor]
+) -> PrumuxPreTrainedModel:
+    try:
+        model = model_class(PrumuxConfig(**fields)).eval()
+    except Exception as error:  # the config's validation raises kinds of its own
+        raise UserError(f"{source.name}: wrong config.json: {str(error).strip().splitlines()[0]}") from error
+    for name, value in model.state_dict().items():
+        if name not in state:
+            raise UserError(f"{source.name}: nothing among its tensors gives {name}: it is incomplete")
+        if state[name].shape != value.shape:
+            raise UserError(
+                f"{source.name}: {name} has shape {tuple(state[name].shape)}, its config.json and the other tensors "
+                f"need {tuple(value.shape)}"
+            )
+    unknown = sorted(set(state) - set(model.state_dict()))
+    if unknown:
+        raise UserError(
+            f"{source.name}: {unknown[0]} has no place in the model that its config.json describes"
+        )
+    model.load_state_dict(state)
+    return model
+
+
+def _fold(source: Source, model: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
+    """The compacted model under the masks of ``zs.pt``."""
+    assert source.masks is not None
+    unknown = sorted(set(source.masks) - set(MASK_FAMILIES))
+    if unknown:
+        raise UserError(f"{source.name}: zs.pt has '{unknown[0]}', expected: {', '.join(MASK_FAMILIES)}")
+    config = model.config
+    layers = config.num_hidden_layers
+    shapes = {
+        "head": (layers, config.num_attention_heads), "head_layer": (layers,),
+        "intermediate": (layers, config.intermediate_size), "mlp": (layers,), "hidden": (config.dense_hidden_size,),
+    }  # fmt: skip
+    masks: dict[str, Tensor] = {}
+    for name, value in source.masks.items():
+        family = MASK_FAMILIES[name]
+        squeezed = tuple(size for size in value.shape if size != 1)
+        wanted = tuple(size for size in shapes[family] if size != 1)
+        if squeezed != wanted or config.is_pruned:
+            raise UserError(
+                f"{source.name}: {name} in zs.pt has shape {tuple(value.shape)}, which does not fit its weights "
+                f"({layers} layers, {config.num_attention_heads} heads, FFN {config.intermediate_size}, hidden size "
+                f"{config.hidden_size}): the two files are of different models, or the weights are pruned already"
+            )
+        masks[family] = value.float().reshape(shapes[family])
+    try:
+        return compact(model, Masks(**masks))
+    except ValueError as error:
+        raise UserError(f"{source.name}: zs.pt: {error}") from error
+
+
+def _facts(model: PrumuxPreTrainedModel, multiplexed: bool) -> dict[str, str]:
+    config = model.config
+    left, size = Structure.of(config), model_size(model)
+    facts = {"model": type(model).__name__, "instances (N)": str(config.num_instances)}
+    if multiplexed:
+        facts |= {"muxing, demuxing": f"{config.muxing_variant}, {config.demuxing_variant}"}
+    facts |= {
+        "layers": str(config.num_hidden_layers),
+        "hidden size": f"{left.hidden} of {config.dense_hidden_size}",
+        "heads": f"{' '.join(map(str, left.heads))} (of {config.num_attention_heads})",
+        "FFN": f"{' '.join(map(str, left.intermediate))} (of {config.intermediate_size})",
+        "sparsity": f"{size.sparsity:.3f}, {size.total:,} parameters",
+    }
+    if not isinstance(model, PrumuxForMaskedLM):
+        facts["labels"] = ", ".join(config.id2label[i] for i in range(len(config.id2label)))
+        if facts["labels"].startswith("LABEL_"):
+            facts["labels"] += " (their meaning is unknown: name the task with --task)"
+    defaults = PrumuxConfig()
+    settings = (
+        "attend_padding", "embed_twice", "use_token_types", "multiplex_single", "first_token_id", "separate_retrieval",
+        "position_offset",
+    )  # fmt: skip
+    on = [f"{n}={getattr(config, n)}" for n in settings if getattr(config, n) != getattr(defaults, n)]
+    facts["compatibility"] = ", ".join(on) or "none"
+    return facts

@@ -1,0 +1,36 @@
+"""Numbers recorded from the authors' code; without their folder the tests of this directory are skipped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prumux import convert_checkpoint
+from tests.parity.recorded import GOLDEN
+
+
+def pytest_collection_modifyitems(items):
+    if not GOLDEN.is_dir():
+        skip = pytest.mark.skip(reason=f"no recorded numbers in {GOLDEN}: set PRUMUX_GOLDEN to their folder")
+        for item in items:
+            if Path(__file__).parent in Path(item.path).parents:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """Converts a recorded checkpoint folder and returns ours."""
+
+    def convert(folder: str, **kwargs) -> Path:
+        source = GOLDEN / folder
+        if not (source / "pytorch_model.bin").is_file():  # masks of the first case's weights
+            whole = tmp_path / "whole"
+            shutil.copytree(GOLDEN / "a_index_pos_gauss_n2" / "checkpoint", whole)
+            shutil.copy(source / "zs.pt", whole)
+            source = whole
+        convert_checkpoint(source, tmp_path / "ours", **kwargs)
+        return tmp_path / "ours"
+
+    return convert
