@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prumux.errors import UserError
+from prumux.evaluation.archive import from_archive
 from prumux.evaluation.load import Candidate, load_baseline, load_model, method, size
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import evaluate
@@ -140,7 +141,7 @@ def evaluate_checkpoint(
     elif sparsity is None or num_instances is None:
         raise UserError("no model named: give TASK SPARSITY N, or TASK --model PATH")
     else:
-        path = locate(task, sparsity, num_instances, output_dir).path
+        path = _find(task, sparsity, num_instances, output_dir)
     loaded = load_model(path)
     own = instances(loaded.model)
     if num_instances not in (None, own):
@@ -161,6 +162,17 @@ def evaluate_checkpoint(
         splits=("validation",),
     )
     return evaluate_candidates(candidates, replace(data, name=task), settings, baseline=dense.name)
+
+
+def _find(task: str, sparsity: float, num_instances: int, output_dir: str | Path) -> Path:
+    """Our own model of a triple, else the one in the authors' archive."""
+    try:
+        return locate(task, sparsity, num_instances, output_dir).path
+    except UserError:
+        published = from_archive(task, sparsity, num_instances, output_dir)
+        if published is None:
+            raise
+        return published
 
 
 def report_path(report: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from huggingface_hub.dataclasses import strict
@@ -21,8 +20,7 @@ class PrumuxConfig(PreTrainedConfig):
         num_instances: inputs mixed into one sequence; 1 is the plain encoder.
         muxing_variant, demuxing_variant: names from ``MULTIPLEXERS`` and ``DEMULTIPLEXERS``.
         num_hidden_demux_layers: dense layers of the ``index_pos`` demultiplexer.
-        gaussian_hadamard_norm: norm of each multiplexing vector, the square root of the hidden size by default: what
-            it multiplies keeps its scale. binary_hadamard_epsilon: overlap of the 0/1 chunks.
+        gaussian_hadamard_norm: norm of each multiplexing vector. binary_hadamard_epsilon: overlap of the 0/1 chunks.
         learn_muxing: train the multiplexing vectors instead of keeping them fixed.
         retrieval_percentage: share of the real positions used by the retrieval loss.
         retrieval_loss_coeff, task_loss_coeff: weights of the two losses.
@@ -66,6 +64,7 @@ class PrumuxConfig(PreTrainedConfig):
     muxing_variant: str = "gaussian_hadamard"
     demuxing_variant: str = "index_pos"
     num_hidden_demux_layers: int = 3
+    gaussian_hadamard_norm: float | int = 1.0
     binary_hadamard_epsilon: float | int = 0.3
     learn_muxing: bool = False
     retrieval_percentage: float | int = 1.0
@@ -73,7 +72,7 @@ class PrumuxConfig(PreTrainedConfig):
     task_loss_coeff: float | int = 1.0
 
     attend_padding: bool = False
-    embed_twice: bool = False
+    embed_twice: bool = True
     multiplex_single: bool = False
     first_token_id: int | None = None
     use_token_types: bool = True
@@ -83,13 +82,11 @@ class PrumuxConfig(PreTrainedConfig):
     if TYPE_CHECKING:  # None only asks __post_init__ to fill it in
         head_dim: int = 0
         dense_hidden_size: int = 0
-        gaussian_hadamard_norm: float = 0.0
         id2label: dict[int, str] = {}
         label2id: dict[str, int] = {}
     else:
         head_dim: int | None = None
         dense_hidden_size: int | None = None
-        gaussian_hadamard_norm: float | int | None = None
     kept_hidden: list[int] | None = None
     kept_heads: list[int] | None = None
     kept_intermediate: list[int] | None = None
@@ -97,8 +94,6 @@ class PrumuxConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.dense_hidden_size is None:
             self.dense_hidden_size = self.hidden_size
-        if self.gaussian_hadamard_norm is None:
-            self.gaussian_hadamard_norm = math.sqrt(self.dense_hidden_size)
         if self.num_hidden_demux_layers < 2:
             raise ValueError(f"num_hidden_demux_layers is {self.num_hidden_demux_layers}, expected 2 or more")
         if self.num_instances < 1:

@@ -237,9 +237,7 @@ def _check_fixed(path: str, made_with: Mapping[str, Any], config: PrumuxConfig) 
     """A multiplexed checkpoint can't be used with another N or other variants."""
     if made_with.get("num_instances", 1) == 1:
         return  # a plain encoder has no multiplexer yet
-    defaults = PrumuxConfig(
-        hidden_size=made_with.get("dense_hidden_size") or made_with["hidden_size"], num_attention_heads=1
-    )
+    defaults = PrumuxConfig()
     for name in FIXED_BY_WEIGHTS:
         has, wanted = made_with.get(name, getattr(defaults, name)), getattr(config, name)
         if wanted != has:

@@ -23,14 +23,14 @@ def pytest_collection_modifyitems(items):
 def converted(tmp_path):
     """Converts a recorded checkpoint folder and returns ours."""
 
-    def convert(folder: str, **kwargs) -> Path:
+    def convert(folder: str, name: str = "ours", **kwargs) -> Path:
         source = GOLDEN / folder
         if not (source / "pytorch_model.bin").is_file():  # masks of the first case's weights
             whole = tmp_path / "whole"
             shutil.copytree(GOLDEN / "a_index_pos_gauss_n2" / "checkpoint", whole)
             shutil.copy(source / "zs.pt", whole)
             source = whole
-        convert_checkpoint(source, tmp_path / "ours", **kwargs)
-        return tmp_path / "ours"
+        convert_checkpoint(source, tmp_path / name, **kwargs)
+        return tmp_path / name
 
     return convert

@@ -1,0 +1,266 @@
+"""Conversion of checkpoints made here in the authors' formats: what arrives, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from prumux import Masks, UserError, compact, convert_checkpoint
+from prumux.__main__ import main
+from prumux.checkpoints.source import MASKS
+from prumux.data.toy import toy_tokenizer
+from prumux.pruning.accounting import model_size
+from prumux.training.phases import run
+
+SHAPE = {
+    "vocab_size": 900,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+@pytest.fixture
+def bert(tmp_path) -> Path:
+    """A plain BERT classifier as a pickle, as CoFi's are."""
+    folder = tmp_path / "CoFi-SST2"
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SHAPE, num_labels=2)).eval()
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    toy_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def mux(bert, tmp_path) -> Path:
+    """A multiplexed BERT in MUX-PLM's format (index_pos, N = 2)."""
+    folder = tmp_path / "muxbert_mnli"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "num_instances": 2, "muxing_variant": "gaussian_hadamard", "demuxing_variant": "index_pos",
+        "num_hidden_demux_layers": 3, "retrieval_loss_coeff": 0,
+        "architectures": ["MuxedBertForSequenceClassification"],
+        "id2label": {str(i): f"LABEL_{i}" for i in range(3)},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    state |= {"instance_embedding": torch.randn(2, 16), "classifier.weight": torch.randn(3, 16)}
+    state["classifier.bias"] = torch.zeros(3)
+    shared = {"demux_instance_embedding": torch.randn(2, 16)}
+    for layer, width in ((1, 32), (2, 16), (3, 16)):
+        shared |= {f"dense_{layer}.weight": torch.randn(16, width), f"dense_{layer}.bias": torch.randn(16)}
+    for copy in ("demux_module.", "demultiplexer.demux_module."):
+        state |= {copy + name: value.clone() for name, value in shared.items()}
+    state |= {
+        "demultiplexer.pre_decoder.weight": torch.randn(16, 16),
+        "demultiplexer.pre_decoder.bias": torch.zeros(16),
+    }
+    state |= {f"demultiplexer.pre_decoder_layer_norm.{n}": torch.ones(16) for n in ("weight", "bias")}
+    torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> None:
+    file = folder / "pytorch_model.bin"
+    state = torch.load(file, weights_only=True)
+    for name, value in tensors.items():
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value
+    torch.save(state, file)
+
+
+def change_config(folder: Path, **values: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@torch.no_grad()
+def test_a_plain_bert_arrives_unchanged(bert, tmp_path):
+    conversion = convert_checkpoint(bert, tmp_path / "ours")
+    assert conversion.facts["labels"] == "negative, positive"  # of SST-2, by the folder's name
+    ids, mask = torch.randint(5, 90, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    mask[1:, 6:] = 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    theirs = BertForSequenceClassification.from_pretrained(bert, use_safetensors=False).eval()
+    torch.testing.assert_close(model(ids, mask).logits, theirs(ids, mask).logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_pruned_bert_with_masks_converts_and_can_be_pruned_further(bert, tmp_path):
+    masks = Masks(
+        head=torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0]]), intermediate=torch.ones(2, 24), hidden=torch.ones(16),
+        mlp=torch.tensor([1.0, 1.0]), head_layer=torch.ones(2),
+    )  # fmt: skip
+    masks.hidden[3:6] = 0
+    masks.intermediate[0, :20] = 0
+    convert_checkpoint(bert, tmp_path / "dense")
+    dense = AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense").eval()
+    shapes = {"head": (2, 1, 4, 1, 1), "intermediate": (2, 1, 1, 24)}
+    torch.save(
+        {f"{name}_z": value.view(shapes.get(name, value.shape)) for name, value in masks.items()},
+        bert / MASKS,
+    )
+    convert_checkpoint(bert, tmp_path / "pruned")
+    pruned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned").eval()
+    assert pruned.config.kept_heads == [2, 0]
+    ids = torch.randint(5, 90, (4, 9))
+    expected = compact(dense, masks)(ids).logits
+    torch.testing.assert_close(pruned(ids).logits, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_round_trip_of_a_pruned_model(bert, tmp_path):
+    """Physically pruned weights in their format -> ours -> evaluated -> pruned further -> evaluated."""
+    state = torch.load(bert / "pytorch_model.bin", weights_only=True)
+    for name in [name for name in state if name.startswith("bert.encoder.layer.1.attention.")]:
+        if "LayerNorm" not in name:  # which they leave behind
+            del state[name]
+    for part in ("query", "key", "value"):
+        for kind in ("weight", "bias"):
+            name = f"bert.encoder.layer.0.attention.self.{part}.{kind}"
+            state[name] = state[name][:8]
+    name = "bert.encoder.layer.0.attention.output.dense.weight"
+    state[name] = state[name][:, :8]
+    torch.save(state, bert / "pytorch_model.bin")
+    convert_checkpoint(bert, tmp_path / "ours")
+    small = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
+    before = model_size(small).sparsity
+    assert small.config.kept_heads == [2, 0]
+    flags = (
+        f"--task_name toy --max_train_samples 48 --max_eval_samples 20 --disable_tqdm True "
+        f"--model_path {tmp_path}/ours --per_device_train_batch_size 12 --max_steps 4 --output_dir {tmp_path}/"
+    )
+    evaluated = run([*(flags + "evaluated").split(), "--do_eval"])
+    assert evaluated["sparsity"] == pytest.approx(before)
+    further = run([
+        *(flags + "further --setting pruning --target_sparsity 0.8 --sparsity_epsilon 0.03").split(), "--do_train",
+        "--lagrangian_warmup_epochs", "0.5",
+    ])  # fmt: skip
+    assert further["sparsity"] == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_classes_of_mnli(mux, tmp_path):
+    facts = convert_checkpoint(mux, tmp_path / "ours").facts
+    assert facts["labels"] == "contradiction, entailment, neutral"
+    assert "attend_padding=True" in facts["compatibility"]
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").config
+    assert config.id2label[0] == "contradiction"
+
+
+def test_classes_without_a_known_task_keep_their_numbers(mux, tmp_path):
+    other = mux.rename(tmp_path / "mine")
+    assert "name the task with --task" in convert_checkpoint(other, tmp_path / "a").facts["labels"]
+    assert convert_checkpoint(other, tmp_path / "b", task="mnli").facts["labels"].startswith("contradiction")
+
+
+def refused(capsys, src: Path, dst: Path) -> str:
+    """The one line of the command; nothing is left where the result would be."""
+    before = sorted(dst.parent.iterdir())
+    with pytest.raises(SystemExit) as exit_:
+        main(["convert", str(src), str(dst)])
+    assert exit_.value.code == 2
+    assert sorted(dst.parent.iterdir()) == before
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_no_checkpoint(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is no checkpoint" in refused(capsys, tmp_path / "empty", tmp_path / "ours")
+    assert "no folder" in refused(capsys, tmp_path / "missing", tmp_path / "ours")
+
+
+def test_truncated_weights(capsys, mux, tmp_path):
+    file = mux / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:5000])
+    assert "expected a complete file of tensors" in refused(capsys, mux, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"muxing_variant": "magic"}, "muxing_variant is 'magic', supported are: binary_hadamard"),
+        ({"demuxing_variant": "magic"}, "demuxing_variant is 'magic'"),
+        ({"num_instances": 0}, "num_instances is 0"),
+        ({"num_instances": 3}, "has shape (2, 16)"),
+        ({"model_type": "electra"}, "of type 'electra'"),
+        ({"hidden_size": None}, "no usable hidden_size"),
+        ({"num_hidden_layers": 1}, "tensors of layer 1"),
+        ({"num_hidden_layers": 3}, "ours"),
+    ],
+)
+def test_a_wrong_configuration(capsys, mux, tmp_path, values, message):
+    change_config(mux, **values)
+    if values == {"num_hidden_layers": 3}:  # a third layer that is gone is a pruned one
+        assert convert_checkpoint(mux, tmp_path / "ours").facts["heads"].startswith("4 4 0")
+        return
+    assert message in refused(capsys, mux, tmp_path / "ours")
+
+
+def test_masks_of_another_model(capsys, bert, tmp_path):
+    torch.save({"head_z": torch.ones(3, 1, 4, 1, 1)}, bert / MASKS)
+    assert "does not fit its weights" in refused(capsys, bert, tmp_path / "ours")
+    torch.save({"tail_z": torch.ones(3)}, bert / MASKS)
+    assert "zs.pt has 'tail_z'" in refused(capsys, bert, tmp_path / "ours")
+
+
+def test_contradictory_duplicates(capsys, mux, tmp_path):
+    change(mux, **{"demux_module.dense_2.bias": torch.zeros(16)})
+    assert "should be the same tensor but differ" in refused(capsys, mux, tmp_path / "ours")
+
+
+def test_missing_and_unknown_tensors(capsys, mux, tmp_path):
+    change(mux, **{"mystery.weight": torch.zeros(2)})
+    assert "does not have: mystery.weight" in refused(capsys, mux, tmp_path / "ours")
+    change(mux, **{"mystery.weight": None, "demultiplexer.pre_decoder.weight": None})
+    assert "has no demultiplexer.pre_decoder.weight" in refused(capsys, mux, tmp_path / "ours")
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.write_text, (self.target, "owned")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", MASKS])
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_malicious_pickle_runs_nothing(capsys, bert, tmp_path, name, protocol):
+    target = tmp_path / "owned.txt"
+    if protocol == "torch":
+        torch.save({"weight": Malicious(target)}, bert / name)
+    else:
+        (bert / name).write_bytes(pickle.dumps({"weight": Malicious(target)}))
+    line = refused(capsys, bert, tmp_path / "ours")
+    assert "could run code" in line
+    assert not target.exists()
+
+
+def test_an_existing_folder_is_not_replaced(capsys, bert, tmp_path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "precious").touch()
+    with pytest.raises(UserError, match="exists already"):
+        convert_checkpoint(bert, tmp_path / "ours")
+    assert (tmp_path / "ours" / "precious").exists()
+
+
+def test_our_own_format_is_said_to_be_ours(bert, tmp_path):
+    convert_checkpoint(bert, tmp_path / "ours")
+    with pytest.raises(UserError, match="in our format already"):
+        convert_checkpoint(tmp_path / "ours", tmp_path / "again")
