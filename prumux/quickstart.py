@@ -90,6 +90,8 @@ def quickstart(
     Raises:
         UserError: another than the embedded tasks, or no ``configs`` folder beside the package.
     """
+    import torch
+
     from prumux.data.loading import load_task
     from prumux.data.tasks import get_task
     from prumux.evaluation.load import load_model
@@ -102,6 +104,8 @@ def quickstart(
         raise UserError(
             f"quickstart runs the embedded tasks toy and toy-nli, not {task}: use scripts/run_PruMUX.sh"
         )
+    # More threads than one only wait for each other on matrices of this size, and make rounding depend on their number.
+    torch.set_num_threads(1)
     configs = Path(__file__).resolve().parents[1] / "configs"
     if not configs.is_dir():
         raise UserError(f"no folder {configs}: run the quickstart from a clone of the project")
