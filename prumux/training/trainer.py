@@ -69,7 +69,7 @@ class PrumuxTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler(
-            dataset["length"],
+            dataset["length"][:],  # the slice reads the column at once, its iterator row by row
             self.student.config.num_instances,
             self.args.train_batch_size,
             seed=self.args.seed,
@@ -261,9 +261,8 @@ class DistillationTrainer(PrumuxTrainer):
 
     def _steps(self, epochs: float) -> int:
         """Optimizer steps in so many epochs."""
-        batches = math.ceil(
-            len(self._get_train_sampler()) / (self.args.train_batch_size * self.args.world_size)
-        )
+        assert self.task.train is not None
+        batches = math.ceil(len(self.task.train) / (self.args.train_batch_size * self.args.world_size))
         return math.ceil(epochs * math.ceil(batches / self.args.gradient_accumulation_steps))
 
     def check_schedule(self) -> None:
