@@ -232,6 +232,9 @@ def _state(
         _move(names, shared, own, "demultiplexer", state, "bert.demultiplexer")
         if variant == "index":
             state["bert.prefix_embeddings"] = _prefix(source, words, instances, backbone)
+            if "demultiplexer.dense_before_out_proj.weight" in names.left:
+                fields["classifier_transform"] = True
+                _move(names, [], both("transform.0", "dense_before_out_proj"), "demultiplexer", state, "")
     has_classifier = any(name in names.left for name in _CLASSIFIERS)
     model_class = _model_class(kind, has_classifier)
     if has_classifier:
@@ -268,8 +271,9 @@ def _model_class(kind: str, has_classifier: bool) -> type[PrumuxPreTrainedModel]
 
 
 def _move(names: Names, shared: Pairs, own: Pairs, theirs: str, state: dict[str, Tensor], ours: str) -> None:
-    state |= {f"{ours}.{target}": names.take_shared(name) for target, name in shared}
-    state |= {f"{ours}.{target}": names.take(f"{theirs}.{name}") for target, name in own}
+    prefix = f"{ours}." if ours else ""
+    state |= {prefix + target: names.take_shared(name) for target, name in shared}
+    state |= {prefix + target: names.take(f"{theirs}.{name}") for target, name in own}
 
 
 def _prefix(source: Source, words: Tensor, instances: int, backbone: str) -> Tensor:

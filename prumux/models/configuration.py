@@ -36,6 +36,8 @@ class PrumuxConfig(PreTrainedConfig):
         separate_retrieval: vocabulary scores are read through a demultiplexing chain with LayerNorms of their own.
         position_offset: index of the first position embedding (RoBERTa: ``pad_token_id + 1``, and padding tokens have
             the position ``pad_token_id``).
+        classifier_transform: a dense layer and the activation between demultiplexer and classifier (DataMUX's RoBERTa
+            with ``index`` demultiplexing).
 
     Kept structure, ``None`` for a dense model:
         head_dim: width of one head. dense_hidden_size: hidden size before pruning. kept_hidden: which of its dimensions
@@ -78,6 +80,7 @@ class PrumuxConfig(PreTrainedConfig):
     use_token_types: bool = True
     separate_retrieval: bool = False
     position_offset: int = 0
+    classifier_transform: bool = False
 
     if TYPE_CHECKING:  # None only asks __post_init__ to fill it in
         head_dim: int = 0

@@ -417,12 +417,22 @@ class PrumuxClassifier(PrumuxPreTrainedModel):
             config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
         )
         self.dropout = nn.Dropout(dropout)
+        self.transform = None
+        if config.classifier_transform:
+            width = config.dense_hidden_size
+            self.transform = nn.Sequential(nn.Linear(width, width), ACT2FN[config.hidden_act])
         self.classifier = nn.Linear(config.dense_hidden_size, len(config.id2label))
         self.lm_head = None
         if config.is_multiplexed and config.retrieval_loss_coeff > 0 and not config.is_pruned:
             self.lm_head = LMHead(config)
             self._tied_weights_keys = _tied_weights(config)
         self.post_init()
+
+    def _classify(self, features: Tensor) -> Tensor:
+        """Demultiplexed features [..., D] -> logits [..., C]."""
+        if self.transform is not None:
+            features = self.transform(features)
+        return self.classifier(self.dropout(features))
 
     def _finish(
         self,
@@ -479,7 +489,7 @@ class PrumuxForSequenceClassification(PrumuxClassifier):
         pooled = self.bert.demultiplex(first, state).flatten(0, 2)  # (N*B, D)
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(pooled)
-        logits = self.classifier(self.dropout(pooled))
+        logits = self._classify(pooled)
         return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
 
 
@@ -509,7 +519,7 @@ class PrumuxForTokenClassification(PrumuxClassifier):
         """
         state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
         tokens = state.hidden_states[-1][:, state.prefix :]  # (B, L, D)
-        logits = self.classifier(self.dropout(self.bert.demultiplex(tokens, state).flatten(0, 1)))
+        logits = self._classify(self.bert.demultiplex(tokens, state).flatten(0, 1))
         return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
 
 

@@ -4,72 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from prumux import Masks, UserError, compact, convert_checkpoint
 from prumux.__main__ import main
 from prumux.checkpoints.source import MASKS
-from prumux.data.toy import toy_tokenizer
 from prumux.pruning.accounting import model_size
 from prumux.training.phases import run
-
-SHAPE = {
-    "vocab_size": 900,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-
-
-@pytest.fixture
-def bert(tmp_path) -> Path:
-    """A plain BERT classifier as a pickle, as CoFi's are."""
-    folder = tmp_path / "CoFi-SST2"
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(**SHAPE, num_labels=2)).eval()
-    model.config.save_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    toy_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def mux(bert, tmp_path) -> Path:
-    """A multiplexed BERT in MUX-PLM's format (index_pos, N = 2)."""
-    folder = tmp_path / "muxbert_mnli"
-    shutil.copytree(bert, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {
-        "num_instances": 2, "muxing_variant": "gaussian_hadamard", "demuxing_variant": "index_pos",
-        "num_hidden_demux_layers": 3, "retrieval_loss_coeff": 0,
-        "architectures": ["MuxedBertForSequenceClassification"],
-        "id2label": {str(i): f"LABEL_{i}" for i in range(3)},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
-    state |= {"instance_embedding": torch.randn(2, 16), "classifier.weight": torch.randn(3, 16)}
-    state["classifier.bias"] = torch.zeros(3)
-    shared = {"demux_instance_embedding": torch.randn(2, 16)}
-    for layer, width in ((1, 32), (2, 16), (3, 16)):
-        shared |= {f"dense_{layer}.weight": torch.randn(16, width), f"dense_{layer}.bias": torch.randn(16)}
-    for copy in ("demux_module.", "demultiplexer.demux_module."):
-        state |= {copy + name: value.clone() for name, value in shared.items()}
-    state |= {
-        "demultiplexer.pre_decoder.weight": torch.randn(16, 16),
-        "demultiplexer.pre_decoder.bias": torch.zeros(16),
-    }
-    state |= {f"demultiplexer.pre_decoder_layer_norm.{n}": torch.ones(16) for n in ("weight", "bias")}
-    torch.save(state, folder / "pytorch_model.bin")
-    return folder
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
