@@ -94,6 +94,7 @@ run() { # run ARGUMENTS...: the chosen Python with them, or, in a dry run, the c
 
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT/out}
 OUTPUT_DIR=${OUTPUT_DIR%/}
+GIVEN_RECIPE=${RECIPE:-}
 
 # canonical_task NAME: the folder name of a task, as prumux.data.tasks spells it (tests/test_scripts.py compares them)
 canonical_task() {
@@ -116,6 +117,9 @@ is_embedded() { case $1 in toy | toy-nli) true ;; *) false ;; esac; }
 
 # set_recipe TASK: where the hyperparameters are, and the encoder of the embedded tasks
 set_recipe() {
+  if [ -n "${RECIPE:-}" ] && [ ! -e "$RECIPE" ] && [ -e "$PROJECT/$RECIPE" ]; then
+    RECIPE=$PROJECT/$RECIPE # configs/recipes/cpu.yaml from any folder
+  fi
   if is_embedded "$1"; then
     RECIPE=${RECIPE:-$PROJECT/configs/recipes/quickstart.yaml}
     CONFIG=${CONFIG:-$PROJECT/configs/models/toy.json}
@@ -136,6 +140,8 @@ parse_triple() {
   [[ ${2:-0.60} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "SPARSITY must be a number from 0 to 0.99, got '$2': TASK SPARSITY N ..."
   [[ $N =~ ^[1-9][0-9]*$ ]] || fail "N must be a whole number from 1 on, got '$N': TASK SPARSITY N ..."
   SPARSITY=${2:-0.60}
+  awk -v s="$SPARSITY" 'BEGIN {exit !(s <= 0.99)}' ||
+    fail "SPARSITY is the share of weights to remove, 0 to 0.99 (0.60 removes 60 %), got '$SPARSITY'"
   [[ $SPARSITY =~ ^[0-9]*\.[0-9]{3,}$ ]] || SPARSITY=$(LC_ALL=C printf '%.2f' "$SPARSITY") # 0.6 and .6 are 0.60
   PRUNED_DIR=$OUTPUT_DIR/$TASK/PruMUX/${TASK}_sparsity${SPARSITY}_${N}_${LAYER_DISTILL_VERSION}_${LAYER_ALPHA}
   set_recipe "$TASK"
@@ -196,6 +202,7 @@ common_arguments() {
   [ -z "${TRAIN_FILE:-}" ] || ARGS+=(--train_file "$TRAIN_FILE")
   [ -z "${VALIDATION_FILE:-}" ] || ARGS+=(--validation_file "$VALIDATION_FILE")
   [ -z "${EPOCHS:-}" ] || ARGS+=(--num_train_epochs "$EPOCHS" --max_steps -1) # a recipe may count in steps
+  [[ ${BATCH_SIZE:-1} =~ ^[1-9][0-9]*$ ]] || fail "BATCH_SIZE counts groups, a whole number from 1 on, got '$BATCH_SIZE'"
   [ -z "${BATCH_SIZE:-}" ] || ARGS+=(--per_device_train_batch_size $((BATCH_SIZE * N)))
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
 }
@@ -211,7 +218,11 @@ next_step() {
   [ -z "${PRUMUX_INNER:-}" ] || return 0
   say "$1"
   shift
-  local root=
-  [ "$OUTPUT_DIR" = "$PROJECT/out" ] || root="OUTPUT_DIR=$(printf '%q' "$OUTPUT_DIR") "
-  say "  $root$*"
+  local environment='' name
+  for name in DATA_DIR TRAIN_FILE VALIDATION_FILE; do
+    [ -z "${!name:-}" ] || environment+="$name=$(printf '%q' "${!name}") "
+  done
+  [ -z "$GIVEN_RECIPE" ] || environment+="RECIPE=$(printf '%q' "$GIVEN_RECIPE") "
+  [ "$OUTPUT_DIR" = "$PROJECT/out" ] || environment+="OUTPUT_DIR=$(printf '%q' "$OUTPUT_DIR") "
+  say "  $environment$*"
 }

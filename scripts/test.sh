@@ -4,6 +4,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
 setup test
 cd "$PROJECT"

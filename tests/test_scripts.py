@@ -265,6 +265,11 @@ def test_run_glue_folders(setting: str, instances: str, folder: str) -> None:
     [
         (("run_PruMUX.sh", "MNLI", "2", "0.60"), "N must be a whole number from 1 on, got '0.60'"),
         (("run_PruMUX.sh", "MNLI", "0.6", "0"), "N must be a whole number from 1 on, got '0'"),
+        (
+            ("run_PruMUX.sh", "toy", "60", "2"),
+            "SPARSITY is the share of weights to remove, 0 to 0.99 (0.60 removes 60 %), got '60'",
+        ),
+        (("run_PruMUX_FT.sh", "MNLI", "1", "2"), "SPARSITY is the share of weights to remove, 0 to 0.99"),
         (("run_PruMUX.sh", "MNLI", "60%"), "SPARSITY must be a number from 0 to 0.99, got '60%'"),
         (("run_PruMUX.sh", *"1234567"), "at most 6 arguments, got 7"),
         (("run_PruMUX_FT.sh", *"12345678"), "at most 7 arguments, got 8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from prumux.evaluation.throughput import (
 
 if TYPE_CHECKING:
     from prumux.data.loading import TaskData
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,12 @@ def evaluate_checkpoint(
 def _find(task: str, sparsity: float, num_instances: int, output_dir: str | Path) -> Path:
     """Our own model of a triple, else the one in the authors' archive."""
     try:
-        return locate(task, sparsity, num_instances, output_dir).path
+        found = locate(task, sparsity, num_instances, output_dir)
+        if found.sparsity > 0 and not found.finetuned:
+            logger.warning(
+                "%s is pruned but not finetuned yet: bash scripts/run_PruMUX_FT.sh", shown(found.path)
+            )
+        return found.path
     except UserError:
         published = from_archive(task, sparsity, num_instances, output_dir)
         if published is None:

@@ -194,6 +194,8 @@ def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
     path = next((path for path in paths if path), None)
     if path is None:
         raise UserError("no tokenizer: give --tokenizer_name or a --model_name_or_path that has one")
+    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"no folder {path}: expected a model's folder, or the name of a model on the hub")
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(path)

@@ -34,7 +34,10 @@ class ModelArguments:
         metadata={"help": "Weights to start from: folder or hub name.", "aliases": ["--model_path"]},
     )
     config_name: str | None = field(
-        default=None, metadata={"help": "Architecture (JSON file); random weights."}
+        default=None,
+        metadata={
+            "help": "Architecture (JSON file); random weights. Needs --tokenizer_name except for toy tasks."
+        },
     )
     tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
     num_instances: int | None = field(default=None, metadata={"help": "N, inputs mixed into one sequence."})

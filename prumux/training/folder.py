@@ -72,10 +72,11 @@ def finished(output: Path, wanted: list[str]) -> dict[str, Any] | None:
         if not isinstance(had, list):
             raise UserError(f"{output / name} was not written by a run: choose another --output_dir")
         if had != wanted:
-            changed = sorted({str(flag) for flag in had} ^ set(wanted))
+            before = "; ".join(sorted({str(flag) for flag in had} - set(wanted))[:3])
+            now = "; ".join(sorted(set(wanted) - {str(flag) for flag in had})[:3])
             raise UserError(
-                f"{output} holds a run with other arguments ({'; '.join(changed[:4])}): choose another --output_dir "
-                "or pass --overwrite_output_dir"
+                f"{output} holds a run with other arguments (it had: {before or 'fewer'}; now: {now or 'fewer'}): "
+                "give the same, choose another --output_dir, or pass --overwrite_output_dir"
             )
         if isinstance(found, dict) and (output / BEST / "config.json").is_file():
             return found

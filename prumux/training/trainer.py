@@ -30,6 +30,7 @@ from prumux.training.arguments import Arguments
 from prumux.training.folder import BEST
 
 logger = logging.getLogger(__name__)
+FAR = 0.05  # sparsity between the learned structure and the one that is kept, from which on it is worth a warning
 
 
 class PrumuxTrainer(Trainer):
@@ -389,11 +390,15 @@ class DistillationTrainer(PrumuxTrainer):
             return compact(self.student, gates.deterministic())
         masks, moved = evaluation_masks(gates, pruning.target_sparsity, pruning.sparsity_epsilon)
         if moved:
-            logger.info(
-                "step %d: the gates' own structure has sparsity %.3f, moved to %.3f by importance",
+            learned, reached = sparsity(gates.config, gates.deterministic()), sparsity(gates.config, masks)
+            far = abs(reached - learned) > FAR
+            logger.log(
+                logging.WARNING if far else logging.INFO,
+                "step %d: the gates' own structure has sparsity %.3f, moved to %.3f by importance%s",
                 self.state.global_step,
-                sparsity(gates.config, gates.deterministic()),
-                sparsity(gates.config, masks),
+                learned,
+                reached,
+                ": the schedule is too short, give it more --num_train_epochs" if far else "",
             )
         return compact(self.student, masks)
 

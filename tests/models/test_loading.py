@@ -372,10 +372,12 @@ def test_no_tokenizer_named():
 
 def test_a_folder_without_a_tokenizer(checkpoint, bert, tmp_path):
     """For a BERT folder Transformers makes up a tokenizer of five tokens."""
-    for path in (checkpoint(), bert, tmp_path / "missing", "nobody/nothing"):
+    for path in (checkpoint(), bert, "nobody/nothing"):
         with pytest.raises(UserError, match=r"can't load a tokenizer from .*give --tokenizer_name") as error:
             load_tokenizer(str(path))
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"no folder .*missing: expected a model's folder"):
+        load_tokenizer(str(tmp_path / "missing"))
 
 
 def test_reading_a_configuration_keeps_the_models_own_fields(checkpoint):

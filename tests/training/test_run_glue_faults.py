@@ -274,7 +274,7 @@ def test_folders_that_can_not_be_written(refused, shape, tmp_path, place, traini
 def test_the_folder_of_another_run(refused, finished, shape):
     before = snapshot(finished)
     line = refused(f"{TOY} --seed 3", "--config_name", shape, "--output_dir", finished)
-    assert "other arguments (--seed 3)" in line
+    assert "other arguments (it had: fewer; now: --seed 3)" in line
     assert "--overwrite_output_dir" in line
     assert snapshot(finished) == before
 
