@@ -30,7 +30,7 @@ def write_failure(error: Exception, folder: str | Path) -> UserError | None:
     if reason is None:
         return None
     return UserError(
-        f"can't write to {folder} ({reason}): free space or choose another --output_dir; the same command resumes"
+        f"can't write to {folder} ({reason}): free space or choose another folder, then give the same command again"
     )
 
 

@@ -9,31 +9,41 @@ from pathlib import Path
 from prumux.errors import write_failure
 
 
+def temporary(folder: Path) -> Path:
+    """Where the new content of ``folder`` is gathered; a name that nobody else gives."""
+    return folder.with_name(f".{folder.name}.prumux-new")
+
+
+def set_aside(folder: Path) -> Path:
+    """Where the former content of ``folder`` waits until the new one stands in its place."""
+    return folder.with_name(f".{folder.name}.prumux-old")
+
+
 def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary folder, then put it in the place of ``folder``.
 
     Raises:
         UserError: the disk is full or can't be written to; what was in ``folder`` is still there.
     """
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    new, old = temporary(folder), set_aside(folder)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        write(new)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
-        temporary.rename(folder)
+        new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     except Exception as error:
         failure = write_failure(error, folder)  # asked before the temporary folder makes room again
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         recover(folder)
         raise (failure or error) from error
 
 
 def recover(folder: Path) -> None:
     """Put back what ``save_atomically`` had set aside when it was killed between its two renames."""
-    old = folder.with_name(folder.name + ".old")
+    old = set_aside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)

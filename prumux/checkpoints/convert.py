@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +82,21 @@ def convert_checkpoint(
     Raises:
         UserError: anything that is not understood completely; ``dst`` is not written then.
     """
-    dst = Path(dst)
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    dst = Path(dst).resolve()
+    if dst == Path.cwd() or (dst.exists() and (not dst.is_dir() or any(dst.iterdir()))):
         raise UserError(f"{dst} exists already: choose another folder, or remove it")
     source = read_source(src)
-    model, facts = _build(source, task)
+    try:
+        model, facts = _build(source, task)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # a config.json can hold anything; torch and transformers answer in kinds of their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{source.name} has unexpected content ({reason[:200]}): it is damaged or of another kind"
+        ) from error
     files = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
     facts["tokenizer"] = (
         "copied" if files else tokenizer or "none: name one with --tokenizer before evaluating"
@@ -103,8 +115,6 @@ def convert_checkpoint(
             loaded.save_pretrained(folder)
         (folder / "conversion.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
-    if dst.exists():
-        dst.rmdir()
     save_atomically(dst, write)
     return Conversion(facts)
 
@@ -121,7 +131,7 @@ def _build(source: Source, task: str | None) -> tuple[PrumuxPreTrainedModel, dic
             f"{source.name} is a model of type '{backbone}'"
             f"{'' if multiplexed else ' without multiplexing'}: expected one of the authors' BERT or DataMUX's RoBERTa"
         )
-    names = Names(source.tensors, f"{backbone}.")
+    names = Names(source.tensors, str(backbone))
     fields = _fields(source, names)
     facts: dict[str, str] = {"source": source.name}
     if multiplexed:
@@ -172,8 +182,17 @@ def _fields(source: Source, names: Names) -> dict[str, Any]:
         heads.append(len(query) // head_dim)
         inner.append(len(dense))
         for block, size in (("attention", heads[-1]), ("intermediate", inner[-1]), ("output", inner[-1])):
-            if size == 0:  # of a removed block the authors leave its LayerNorm behind
-                names.take_all(f"bert.encoder.layer.{layer}.{block}.")
+            if size == 0:
+                _check_removed(source, names, f"bert.encoder.layer.{layer}.{block}.")
+    for name, had, found in (
+        ("num_attention_heads", fields["num_attention_heads"], max(heads, default=0)),
+        ("intermediate_size", fields["intermediate_size"], max(inner, default=0)),
+        ("hidden_size", fields["hidden_size"], width),
+    ):
+        if found > had:
+            raise UserError(
+                f"{source.name}: its tensors have {name} {found}, config.json says {had}: they don't belong together"
+            )
     beyond = layers_with(names.left, "output.dense.weight") - set(range(len(heads)))
     if beyond:
         raise UserError(
@@ -186,12 +205,24 @@ def _fields(source: Source, names: Names) -> dict[str, Any]:
     return fields
 
 
+def _check_removed(source: Source, names: Names, block: str) -> None:
+    """Of a removed block the authors leave the LayerNorm behind, and nothing else; anything else is a damaged file."""
+    norm = {"attention": "output.LayerNorm", "output": "LayerNorm"}.get(block.split(".")[-2])
+    left_behind = {f"{block}{norm}.{kind}" for kind in ("weight", "bias")} if norm else set()
+    found = set(names.take_all(block))
+    if found != left_behind:
+        wrong = sorted(found ^ left_behind)[0]
+        raise UserError(
+            f"{source.name}: {block.rstrip('.')} is neither whole nor removed ({wrong}): the file is incomplete"
+        )
+
+
 def _multiplexing(source: Source, backbone: str) -> dict[str, Any]:
     """Variants, and the settings under which the model computes what the authors' code does."""
     given = source.config
     fields: dict[str, Any] = {}
     for name, table in (("muxing_variant", MULTIPLEXERS), ("demuxing_variant", DEMULTIPLEXERS)):
-        if given.get(name) not in table:
+        if str(given.get(name)) not in table:
             raise UserError(
                 f"{source.name}: {name} is '{given.get(name)}', supported are: {', '.join(sorted(table))}"
             )
@@ -200,6 +231,11 @@ def _multiplexing(source: Source, backbone: str) -> dict[str, Any]:
     if not isinstance(instances, int) or instances < 1:
         raise UserError(f"{source.name}: num_instances is {instances}, expected a whole number of at least 1")
     first, _, _ = SPECIAL_IDS[backbone]
+    if first >= given["vocab_size"]:
+        raise UserError(
+            f"{source.name}: a vocabulary of {given['vocab_size']} tokens lacks token {first}, with which the rows of a "
+            f"{backbone} model start"
+        )
     fields |= {
         "num_instances": instances,
         "learn_muxing": bool(given.get("learn_muxing", False)),
@@ -218,7 +254,7 @@ def _state(
     source: Source, names: Names, fields: dict[str, Any], multiplexed: bool, backbone: str
 ) -> tuple[dict[str, Tensor], type[PrumuxPreTrainedModel]]:
     """Our state dict and the class it belongs to; ``fields`` learns whether there is a vocabulary head."""
-    kind = " ".join(source.config.get("architectures") or [])
+    kind = " ".join(map(str, source.config.get("architectures") or []))
     words = names.left["bert.embeddings.word_embeddings.weight"]
     state: dict[str, Tensor] = {}
     if multiplexed:
@@ -243,10 +279,12 @@ def _state(
         names.check_tied("demultiplexer.bias", f"{theirs}.bias", state["classifier.bias"])
     pruned = "kept_heads" in fields
     wanted = model_class is PrumuxForMaskedLM or (fields.get("retrieval_loss_coeff") or 0) > 0
-    if multiplexed and backbone == "bert" and "retrieval_head.decoder.weight" in names.left:
+    if multiplexed and backbone == "bert" and any(name.startswith("retrieval_head.") for name in names.left):
         if not pruned and source.config.get("tie_word_embeddings", True):
             names.check_tied("retrieval_head.decoder.weight", "the word embeddings", words)
             names.left["retrieval_head.decoder.weight"] = words
+            if "retrieval_head.bias" not in names.left and "retrieval_head.decoder.bias" in names.left:
+                names.left["retrieval_head.bias"] = names.take("retrieval_head.decoder.bias")
         if wanted and not pruned and source.masks is None:
             fields["separate_retrieval"] = True
             shared, own = retrieval_names(fields["demuxing_variant"], fields["num_instances"])
@@ -256,7 +294,6 @@ def _state(
             names.check_tied("retrieval_head.decoder.bias", "retrieval_head.bias", state["lm_head.bias"])
     if "lm_head.bias" not in state and model_class is not PrumuxForMaskedLM:
         fields["retrieval_loss_coeff"] = 0.0
-    names.take_all("retrieval_head.")
     state |= names.take_all("bert.")
     return state, model_class
 
@@ -288,37 +325,59 @@ def _prefix(source: Source, words: Tensor, instances: int, backbone: str) -> Ten
 
 def _labels(source: Source, task: str | None, classes: int) -> list[str]:
     """Names of the classes: the checkpoint's own, else those of the task it was trained on, in that order."""
-    given = source.config.get("id2label") or {}
-    names = [str(given[key]) for key in sorted(given, key=int)] if given else []
-    if len(names) == classes and names != [f"LABEL_{i}" for i in range(classes)]:
-        return names
+    own = _own_labels(source, classes)
     known = {
         name.lower().replace("-", ""): entry for name, entry in TASKS.items() if entry.folder is not None
     }
-    text = (
-        task or source.config.get("finetuning_task") or source.folder.resolve().as_posix() + "/" + source.name
-    )
-    parts = {part for part in _words(str(text).lower()) if part in known}
-    if task is not None and not parts:
+    if task is not None and not _tasks_in(task, known):
         raise UserError(f"unknown task '{task}': choose one of: {', '.join(e.name for e in known.values())}")
-    if len(parts) == 1:
-        entry = known[parts.pop()]
+    trained_on = source.config.get("finetuning_task")
+    path = f"{source.folder.resolve().as_posix()}/{source.name}".split("/")
+    said = [task] if task else [trained_on] if isinstance(trained_on, str) else reversed(path)
+    found = next((tasks for text in said if (tasks := _tasks_in(text, known))), set())
+    entry = known[found.pop()] if len(found) == 1 else None
+    if own is not None:
+        expected = entry.label_names if task and entry else None
+        if expected is not None and {name.lower() for name in own} != {name.lower() for name in expected}:
+            raise UserError(
+                f"{source.name} has the classes {', '.join(own)}, which are not those of {task}: leave --task out"
+            )
+        return own
+    if entry is not None:
         if entry.name == "MNLI" and classes == len(MNLI_ORDER):
             return list(MNLI_ORDER)
         if entry.label_names is not None and len(entry.label_names) == classes:
             return list(entry.label_names)
-        if task is not None:
+        if task is not None and classes != 1:
             raise UserError(
                 f"{source.name} has {classes} classes, {entry.name} another number: name its own task"
             )
     return ["score"] if classes == 1 else [f"LABEL_{i}" for i in range(classes)]
 
 
-def _words(text: str) -> list[str]:
-    """The parts of a path between / and _ and -; sst-2 is one of them."""
-    return (
-        text.replace("sst-2", "sst2").replace("sts-b", "stsb").replace("_", "/").replace("-", "/").split("/")
-    )
+def _own_labels(source: Source, classes: int) -> list[str] | None:
+    """The names that config.json gives the classes; ``None`` where it only numbers them."""
+    fields = source.config
+    try:
+        by_number = {int(number): str(name) for number, name in (fields.get("id2label") or {}).items()}
+        by_name = {int(number): str(name) for name, number in (fields.get("label2id") or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source.name}: id2label or label2id of config.json is no table of numbers and names"
+        ) from error
+    for table in (by_number, by_name):
+        names = [table.get(i, "") for i in range(classes)]
+        if len(table) == classes == len(set(names)) and not all(
+            re.fullmatch(r"(label_)?\d*", n.lower()) for n in names
+        ):
+            return names
+    return None
+
+
+def _tasks_in(text: str, known: Mapping[str, Any]) -> set[str]:
+    """The tasks that a name speaks of, in its parts between _ and -; sst-2 and sts-b are one part."""
+    text = text.lower().replace("sst-2", "sst2").replace("sts-b", "stsb")
+    return {part for part in re.split(r"[_/-]", text) if part in known}
 
 
 def _load(
@@ -348,6 +407,10 @@ def _load(
 def _fold(source: Source, model: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
     """The compacted model under the masks of ``zs.pt``."""
     assert source.masks is not None
+    if isinstance(model, PrumuxForMaskedLM):
+        raise UserError(
+            f"{source.name}: a masked language model with zs.pt is not supported, only classifiers are pruned"
+        )
     unknown = sorted(set(source.masks) - set(MASK_FAMILIES))
     if unknown:
         raise UserError(f"{source.name}: zs.pt has '{unknown[0]}', expected: {', '.join(MASK_FAMILIES)}")
@@ -368,11 +431,18 @@ def _fold(source: Source, model: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel
                 f"({layers} layers, {config.num_attention_heads} heads, FFN {config.intermediate_size}, hidden size "
                 f"{config.hidden_size}): the two files are of different models, or the weights are pruned already"
             )
+        if value.is_complex() or not bool(((value >= 0) & (value <= 1)).all()):
+            raise UserError(f"{source.name}: {name} in zs.pt has values outside 0 to 1: the file is damaged")
         masks[family] = value.float().reshape(shapes[family])
     try:
         return compact(model, Masks(**masks))
     except ValueError as error:
         raise UserError(f"{source.name}: zs.pt: {error}") from error
+
+
+def _lost_hidden(config: PrumuxConfig) -> bool:
+    """Hidden dimensions are gone, and physically pruned weights don't say which."""
+    return config.hidden_size < config.dense_hidden_size and config.kept_hidden is None
 
 
 def _facts(model: PrumuxPreTrainedModel, multiplexed: bool) -> dict[str, str]:
@@ -383,11 +453,14 @@ def _facts(model: PrumuxPreTrainedModel, multiplexed: bool) -> dict[str, str]:
         facts |= {"muxing, demuxing": f"{config.muxing_variant}, {config.demuxing_variant}"}
     facts |= {
         "layers": str(config.num_hidden_layers),
-        "hidden size": f"{left.hidden} of {config.dense_hidden_size}",
+        "hidden size": f"{left.hidden} of {config.dense_hidden_size}"
+        + (", not known which: only a teacher of the same width fits" if _lost_hidden(config) else ""),
         "heads": f"{' '.join(map(str, left.heads))} (of {config.num_attention_heads})",
         "FFN": f"{' '.join(map(str, left.intermediate))} (of {config.intermediate_size})",
         "sparsity": f"{size.sparsity:.3f}, {size.total:,} parameters",
     }
+    if multiplexed:
+        facts["retrieval head"] = "kept" if getattr(model, "lm_head", None) is not None else "left out"
     if not isinstance(model, PrumuxForMaskedLM):
         facts["labels"] = ", ".join(config.id2label[i] for i in range(len(config.id2label)))
         if facts["labels"].startswith("LABEL_"):

@@ -15,25 +15,32 @@ from prumux.errors import UserError
 
 Pairs = list[tuple[str, str]]  # (our name, their name)
 COPIES = ("demultiplexer.demux_module.", "demux_module.", "retrieval_head.demux_module.")
+# What the authors' modules hold beside what is read.
+UNREAD_SHARED = re.compile(r"(dense|layer_norm)_\d+\.(weight|bias)")
+UNREAD_HEAD = re.compile(
+    r"retrieval_head\.((dense|layer_norm|pre_decoder|decoder|demux_module)[a-z_]*\d*\..*|bias)"
+)
 UNUSED = re.compile(r"(.*\.)?position_ids|layer_transformation\..*|cls\..*|lm_head\..*|l0_module\..*")
 
 
 class Names:
     """A checkpoint's tensors, taken one by one; what is left at the end was not understood."""
 
-    def __init__(self, tensors: dict[str, Tensor], encoder: str) -> None:
-        """``encoder`` is the prefix of the backbone, ``bert.`` or ``roberta.``."""
+    def __init__(self, tensors: dict[str, Tensor], backbone: str) -> None:
+        """``backbone`` is ``bert`` or ``roberta``; the latter's retrieval head has a demultiplexer of its own."""
+        encoder = f"{backbone}."
         self.left = {name: value for name, value in tensors.items() if not UNUSED.fullmatch(name)}
         self.left = {
             ("bert." + name.removeprefix(encoder) if name.startswith(encoder) else name): value
             for name, value in self.left.items()
         }
-        self.shared = self._merge_copies()
+        self.shared = self._merge_copies(COPIES if backbone == "bert" else COPIES[:2])
+        self._taken: set[str] = set()
 
-    def _merge_copies(self) -> dict[str, Tensor]:
+    def _merge_copies(self, copies: tuple[str, ...]) -> dict[str, Tensor]:
         merged: dict[str, Tensor] = {}
         seen: dict[str, str] = {}
-        for copy in COPIES:
+        for copy in copies:
             for name in [name for name in self.left if name.startswith(copy)]:
                 value, short = self.left.pop(name), name.removeprefix(copy)
                 if short in merged and not _same(merged[short], value):
@@ -58,6 +65,7 @@ class Names:
             raise UserError(
                 f"the checkpoint has no demux_module.{name}: it is incomplete, or of another kind than its config says"
             )
+        self._taken.add(name)
         return self.shared[name]
 
     def take_all(self, prefix: str) -> dict[str, Tensor]:
@@ -73,8 +81,14 @@ class Names:
             )
 
     def check_nothing_left(self) -> None:
-        if self.left:
-            some = ", ".join(sorted(self.left)[:4])
+        unread = [
+            f"demux_module.{name}"
+            for name in set(self.shared) - self._taken
+            if not UNREAD_SHARED.fullmatch(name)
+        ]
+        left = [name for name in self.left if not UNREAD_HEAD.fullmatch(name)] + unread
+        if left:
+            some = ", ".join(sorted(left)[:4])
             raise UserError(f"the checkpoint holds tensors that this format does not have: {some}")
 
 

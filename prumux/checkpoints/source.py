@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from prumux.errors import UserError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MASKS = "zs.pt"
+GATES = "l0_module.pt"  # the state of a pruning run; it says nothing that zs.pt doesn't
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -47,6 +49,10 @@ def read_source(src: str | Path) -> Source:
     if not folder.is_dir():
         raise UserError(f"{src} is a file: expected the folder of a checkpoint")
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if file is None and any(folder.glob("*.index.json")):
+        raise UserError(
+            f'the weights of {src} are in several files: save them as one first (max_shard_size="10GB")'
+        )
     if file is None or not (folder / "config.json").is_file():
         raise UserError(
             f"{src} is no checkpoint: expected a folder with config.json and {' or '.join(WEIGHTS)}"
@@ -58,6 +64,10 @@ def read_source(src: str | Path) -> Source:
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'} holds no model configuration: expected a JSON object")
     masks = folder / MASKS
+    if (folder / GATES).is_file() and not masks.is_file():
+        raise UserError(
+            f"{src} has {GATES} but no {MASKS}: pruning has not ended, there are no final masks to apply"
+        )
     return Source(folder, str(src), config, _tensors(file), _tensors(masks) if masks.is_file() else None)
 
 
@@ -92,12 +102,16 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it holds more than tensors, which could run code when it is read"
+            if not zipfile.is_zipfile(file):
+                reason += ", or is truncated"
         raise UserError(f"can't read {file} ({reason}): expected a complete file of tensors") from error
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{file} holds no tensors by name: expected the state of a model")
-    wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    wrong = next(
+        (n for n, v in content.items() if not isinstance(v, Tensor) or v.layout != torch.strided), None
+    )
     if wrong is not None:
-        raise UserError(f"{file}: '{wrong}' is no tensor: expected tensors by name")
+        raise UserError(f"{file}: '{wrong}' is no dense tensor: expected tensors by name")
     return {
         str(name): value.detach().float() if value.is_floating_point() else value
         for name, value in content.items()

@@ -42,7 +42,7 @@ def from_archive(task: str, sparsity: float, num_instances: int, output_dir: str
 def _convert(found: Path, converted: Path, task: str) -> Path:
     from prumux.checkpoints.convert import convert_checkpoint
 
-    conversion = convert_checkpoint(found, converted, task=task, tokenizer=os.environ.get("TOKENIZER"))
+    conversion = convert_checkpoint(found, converted, task=task)
     logger.warning("%s is the authors' checkpoint: converted once to %s", shown(found), shown(converted))
     logger.info("%s", conversion)
     return converted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from prumux.models.loading import load_tokenizer, quiet_transformers
 logger = logging.getLogger(__name__)
 
 DENSE_SPARSITY = 0.005  # below this a model counts as not pruned
+BERT_TOKENIZER = "bert-base-uncased"  # of every model that the authors published without one
 BROKEN_FOLDER = (
     OSError,
     ValueError,
@@ -41,8 +43,11 @@ class Candidate:
     path: str | None = None
 
 
-def load_model(path: str | Path, name: str | None = None) -> Candidate:
+def load_model(path: str | Path, name: str | None = None, tokenizer: str | None = None) -> Candidate:
     """A trained model and its tokenizer from a folder with config.json and safetensors.
+
+    Args:
+        tokenizer: folder or hub name, for a folder that has none; of a converted BERT it is found without.
 
     Raises:
         UserError: no such folder, a broken or incomplete file, or no tokenizer.
@@ -52,9 +57,25 @@ def load_model(path: str | Path, name: str | None = None) -> Candidate:
         raise UserError(
             f"{shown(path)} has no weights for {missing[0]}: finetune it first, or name another --model"
         )
-    tokenizer = load_tokenizer(str(path))
     name = name or method(instances(model), size(model)["sparsity"])
-    return Candidate(name, model, tokenizer, str(shown(path)))
+    return Candidate(name, model, _tokenizer(Path(path), model, tokenizer), str(shown(path)))
+
+
+def _tokenizer(path: Path, model: torch.nn.Module, given: str | None) -> Any:
+    try:
+        return load_tokenizer(str(path))
+    except UserError:
+        if given is not None:
+            return load_tokenizer(given)
+        default = None
+        with contextlib.suppress(UserError):
+            default = load_tokenizer(BERT_TOKENIZER) if (path / "conversion.json").is_file() else None
+        if default is None or len(default) != model.config.vocab_size:  # type: ignore[arg-type,union-attr]
+            raise UserError(
+                f"{shown(path)} has no tokenizer: name the one it was trained with (--tokenizer, a folder or hub name)"
+            ) from None
+        logger.warning("%s has no tokenizer: taking that of %s", shown(path), BERT_TOKENIZER)
+        return default
 
 
 def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: int) -> Candidate:

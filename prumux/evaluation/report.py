@@ -116,6 +116,7 @@ def evaluate_checkpoint(
     settings: Settings,
     *,
     model: str | None = None,
+    tokenizer: str | None = None,
     baseline: str | None = None,
     output_dir: str | Path = "out",
     data_dir: str | None = None,
@@ -128,7 +129,7 @@ def evaluate_checkpoint(
         task: its name; None reads it from the run.json beside ``model``.
         sparsity, num_instances: the triple; with ``model`` optional, ``num_instances`` is then checked
             against it.
-        baseline: see :func:`load_baseline`.
+        tokenizer: see :func:`load_model`. baseline: see :func:`load_baseline`.
 
     Returns:
         As :func:`evaluate_candidates`, the evaluated model's row last.
@@ -145,7 +146,7 @@ def evaluate_checkpoint(
         raise UserError("no model named: give TASK SPARSITY N, or TASK --model PATH")
     else:
         path = _find(task, sparsity, num_instances, output_dir)
-    loaded = load_model(path)
+    loaded = load_model(path, tokenizer=tokenizer)
     own = instances(loaded.model)
     if num_instances not in (None, own):
         raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
+from prumux.files import set_aside, temporary
 
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
@@ -91,7 +92,9 @@ def clear(output: Path) -> None:
         path.unlink(missing_ok=True)
     for folder in (
         *output.glob("checkpoint-*"),
-        *(output / f"{BEST}{suffix}" for suffix in ("", ".tmp", ".old")),
+        output / BEST,
+        temporary(output / BEST),
+        set_aside(output / BEST),
     ):
         shutil.rmtree(folder, ignore_errors=True)
 

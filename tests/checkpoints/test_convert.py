@@ -112,6 +112,47 @@ def test_classes_without_a_known_task_keep_their_numbers(mux, tmp_path):
     assert convert_checkpoint(other, tmp_path / "b", task="mnli").facts["labels"].startswith("contradiction")
 
 
+def test_the_checkpoints_own_classes_come_first(mux, tmp_path):
+    names = ["entailment", "neutral", "contradiction"]
+    change_config(mux, label2id={name: i for i, name in enumerate(names)})
+    facts = convert_checkpoint(mux, tmp_path / "by_name", task="mnli").facts
+    assert facts["labels"] == "entailment, neutral, contradiction"
+    change_config(mux, label2id={"a": 0, "b": 1, "c": 2})
+    with pytest.raises(UserError, match="a, b, c, which are not those of mnli"):
+        convert_checkpoint(mux, tmp_path / "other", task="mnli")
+
+
+def test_numbers_are_no_names_and_the_nearest_folder_tells_the_task(mux, tmp_path):
+    near = tmp_path / "rte" / "muxbert_base_mnli_2"
+    near.parent.mkdir()
+    mux.rename(near)
+    change_config(near, id2label={"0": "0", "1": "1", "2": "2"})
+    assert convert_checkpoint(near, tmp_path / "ours").facts["labels"] == "contradiction, entailment, neutral"
+
+
+def test_neighbours_of_the_result_are_left_alone(mux, tmp_path):
+    """Whatever a neighbour is called, SRC included."""
+    for name in ("ours.old", "ours.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").touch()
+    source = mux.rename(tmp_path / "mine.old")
+    convert_checkpoint(source, tmp_path / "ours")
+    convert_checkpoint(source, tmp_path / "mine")
+    assert (source / "pytorch_model.bin").is_file()
+    assert all((tmp_path / name / "precious").is_file() for name in ("ours.old", "ours.tmp"))
+
+
+def test_an_empty_folder_is_filled_and_the_working_directory_refused(capsys, mux, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    convert_checkpoint(mux, tmp_path / "link")
+    assert (tmp_path / "empty" / "config.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="exists already"):
+        convert_checkpoint(mux, ".")
+
+
 def refused(capsys, src: Path, dst: Path) -> str:
     """The one line of the command; nothing is left where the result would be."""
     before = sorted(dst.parent.iterdir())
@@ -130,6 +171,15 @@ def test_no_checkpoint(capsys, tmp_path):
     assert "no folder" in refused(capsys, tmp_path / "missing", tmp_path / "ours")
 
 
+def test_states_that_are_not_final(capsys, mux, tmp_path):
+    torch.save({"a": torch.ones(1)}, mux / "l0_module.pt")
+    assert "pruning has not ended" in refused(capsys, mux, tmp_path / "ours")
+    (mux / "l0_module.pt").unlink()
+    (mux / "pytorch_model.bin").rename(mux / "pytorch_model-00001-of-00001.bin")
+    (mux / "pytorch_model.bin.index.json").write_text("{}")
+    assert "in several files" in refused(capsys, mux, tmp_path / "ours")
+
+
 def test_truncated_weights(capsys, mux, tmp_path):
     file = mux / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:5000])
@@ -146,20 +196,37 @@ def test_truncated_weights(capsys, mux, tmp_path):
         ({"model_type": "electra"}, "of type 'electra'"),
         ({"hidden_size": None}, "no usable hidden_size"),
         ({"num_hidden_layers": 1}, "tensors of layer 1"),
-        ({"num_hidden_layers": 3}, "ours"),
+        ({"num_hidden_layers": 3}, "neither whole nor removed"),
+        ({"intermediate_size": 23}, "have intermediate_size 24, config.json says 23"),
+        ({"vocab_size": 90}, "lacks token 101"),
+        ({"muxing_variant": ["a"]}, "muxing_variant is '['a']'"),
+        ({"num_hidden_demux_layers": "3"}, "unexpected content"),
+        ({"id2label": ["a", "b", "c"]}, "no table of numbers and names"),
+        ({"id2label": {"a": "b"}}, "no table of numbers and names"),
     ],
 )
 def test_a_wrong_configuration(capsys, mux, tmp_path, values, message):
     change_config(mux, **values)
-    if values == {"num_hidden_layers": 3}:  # a third layer that is gone is a pruned one
-        assert convert_checkpoint(mux, tmp_path / "ours").facts["heads"].startswith("4 4 0")
-        return
     assert message in refused(capsys, mux, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["attention.self.query.weight", "attention.self.query.bias", "intermediate.dense.weight", "output."],
+)
+def test_a_block_that_is_not_whole(capsys, bert, tmp_path, missing):
+    state = torch.load(bert / "pytorch_model.bin", weights_only=True)
+    gone = [name for name in state if name.startswith(f"bert.encoder.layer.1.{missing}")]
+    change(bert, **dict.fromkeys(gone))
+    assert "incomplete" in refused(capsys, bert, tmp_path / "ours")
 
 
 def test_masks_of_another_model(capsys, bert, tmp_path):
     torch.save({"head_z": torch.ones(3, 1, 4, 1, 1)}, bert / MASKS)
     assert "does not fit its weights" in refused(capsys, bert, tmp_path / "ours")
+    for value in (float("nan"), -1.0, 7.0, 1j):
+        torch.save({"mlp_z": torch.tensor([1.0, value])}, bert / MASKS)
+        assert "values outside 0 to 1" in refused(capsys, bert, tmp_path / "ours")
     torch.save({"tail_z": torch.ones(3)}, bert / MASKS)
     assert "zs.pt has 'tail_z'" in refused(capsys, bert, tmp_path / "ours")
 

@@ -46,9 +46,9 @@ class Published(nn.Module):
                 layers | {f"layer_norm_{i}": nn.LayerNorm(WIDTH) for i in range(N)}
             )
             self.demultiplexer["layernorm_presoftmax"] = nn.LayerNorm(WIDTH)
-        self.retrieval_head = nn.ModuleDict(
-            {"dense": nn.Linear(2, 2)}
-        )  # there is one, which is not converted
+        own = nn.ModuleDict({f"dense_{i}": nn.Linear(WIDTH, WIDTH) for i in range(N)})
+        # there is one, which is not converted; unlike MUX-PLM's it shares nothing with the classifier
+        self.retrieval_head = nn.ModuleDict({"demux_module": own, "decoder": nn.Linear(WIDTH, 2)})
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3)
 

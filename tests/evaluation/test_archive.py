@@ -12,6 +12,7 @@ import pytest
 
 from prumux import UserError
 from prumux.evaluation.archive import ARCHIVE, from_archive
+from prumux.evaluation.load import load_model
 from prumux.evaluation.report import Settings, evaluate_checkpoint
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -82,3 +83,17 @@ def test_a_damaged_archive_is_said_to_be_so(archive, monkeypatch):
     with pytest.raises(UserError, match="expected a complete file"):
         from_archive("MNLI", 0.60, 2, "out")
     assert not Path("out/MNLI/converted/MNLI_0.60_2").exists()
+
+
+def test_a_model_without_a_tokenizer(archive, monkeypatch):
+    """The archive holds none: it is named once, whenever, and otherwise asked for."""
+    monkeypatch.chdir(archive)
+    best = archive / ARCHIVE / "MNLI" / "MNLI_0.60_2" / "best"
+    tokenizer = archive / "tokenizer"
+    tokenizer.mkdir()
+    for file in best.glob("*tok*"):
+        file.rename(tokenizer / file.name)
+    converted = from_archive("MNLI", 0.60, 2, "out")
+    with pytest.raises(UserError, match=r"has no tokenizer: name the one .*--tokenizer"):
+        load_model(converted)
+    assert load_model(converted, tokenizer=str(tokenizer)).tokenizer is not None

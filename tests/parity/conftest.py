@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prumux import convert_checkpoint
-from tests.parity.recorded import GOLDEN
+from tests.parity.recorded import GOLDEN, MISSING
 
 
 def pytest_collection_modifyitems(items):
@@ -17,6 +17,9 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if Path(__file__).parent in Path(item.path).parents:
                 item.add_marker(skip)
+    for item in items:  # see recorded.names
+        if MISSING in getattr(getattr(item, "callspec", None), "params", {}).values():
+            item.add_marker(pytest.mark.skip(reason=f"no recorded case of this kind in {GOLDEN}"))
 
 
 @pytest.fixture
@@ -27,6 +30,7 @@ def converted(tmp_path):
         source = GOLDEN / folder
         if not (source / "pytorch_model.bin").is_file():  # masks of the first case's weights
             whole = tmp_path / "whole"
+            shutil.rmtree(whole, ignore_errors=True)
             shutil.copytree(GOLDEN / "a_index_pos_gauss_n2" / "checkpoint", whole)
             shutil.copy(source / "zs.pt", whole)
             source = whole

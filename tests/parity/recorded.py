@@ -14,12 +14,13 @@ from prumux import Masks
 GOLDEN = Path(
     os.environ.get("PRUMUX_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")
 )  # see CONTRIBUTING.md
+MISSING = "missing"  # in the place of a case where there is none
 TOLERANCE = 5e-5  # the recording's own float32 noise is below 1e-5
 
 
 def names(pattern: str) -> list[str]:
     """Cases by name; one placeholder where there are none, so that the skip shows."""
-    return sorted(path.name for path in GOLDEN.glob(pattern)) or ["missing"]
+    return sorted(path.name for path in GOLDEN.glob(pattern)) or [MISSING]
 
 
 def tensors(case: str) -> dict[str, Tensor]:

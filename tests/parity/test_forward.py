@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from prumux import compact
-from tests.parity.recorded import GOLDEN, TOLERANCE, masks_of, names, tensors
+from tests.parity.recorded import GOLDEN, TOLERANCE, masks_of, meta, names, tensors
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -41,9 +42,9 @@ def test_dense_forward(converted, monkeypatch, case):
     output = model(ids, golden.get("attention_mask"), token_type_ids=types, output_hidden_states=True)
     assert torch.equal(ids, before)  # theirs overwrites the caller's first tokens
     close(output.logits, golden["logits"])
-    for layer, hidden in enumerate(output.hidden_states):
+    for layer, hidden in enumerate(model.bert.encode(ids).hidden_states):  # with the markers
         if f"hidden_states.{layer}" in golden:
-            close(hidden, golden[f"hidden_states.{layer}"][:, -hidden.shape[1] :])
+            close(hidden, golden[f"hidden_states.{layer}"])
     if "loss" in golden:
         draw(monkeypatch, golden["retrieval_instance_labels"], ids.shape[1])
         output = model(ids, attention_mask=(ids != 0).long(), labels=golden["labels"])
@@ -61,9 +62,8 @@ def test_pruned_forward(converted, case):
     """Masked, compacted and converted: all equal the authors' PRUNED model, which differs from their masked one."""
     golden = tensors(case)
     pruned = AutoModelForSequenceClassification.from_pretrained(converted(f"{case}/best")).eval()
-    output = pruned(golden["input_ids"], output_hidden_states=True)
-    close(output.logits, golden["logits_pruned"])
-    for layer, hidden in enumerate(output.hidden_states):
+    close(pruned(golden["input_ids"]).logits, golden["logits_pruned"])
+    for layer, hidden in enumerate(pruned.bert.encode(golden["input_ids"]).hidden_states):
         close(hidden, golden[f"hidden_states_pruned.{layer}"])
 
 
@@ -145,17 +145,39 @@ def test_masked_lm(converted, monkeypatch, case):
     close(output.loss, golden["loss"], 1e-4)
 
 
+@pytest.mark.parametrize("case", [name for name in names("c_*") if "only" not in name])
+@torch.no_grad()
+def test_all_families_of_masks(converted, case):
+    """On purpose not theirs: OUR masked model is the one that is deployed, the compacted."""
+    golden = tensors(case)
+    source = re.search(r"\.\./(\w+)/checkpoint", str(meta(case)))
+    folder = converted(f"{source[1] if source else 'a_index_pos_gauss_n2'}/checkpoint")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    masks = masks_of(golden)
+    ours = model(golden["input_ids"], masks=masks).logits
+    close(compact(model, masks)(golden["input_ids"]).logits, ours)
+    assert (ours - golden["logits"]).abs().max() > 0.1
+
+
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_recorded_logits(converted):
-    folder = converted("d_pruned_p04_bin_everything/best")
+    cases = {f"{case}/checkpoint": (case, "logits") for case in names("[ab]_*")}
+    cases |= {f"{case}/best": (case, "logits_pruned") for case in names("d_*")}
+    folders = [
+        (str(converted(source, f"ours{i}")), str(GOLDEN / case / "golden.safetensors"), logits)
+        for i, (source, (case, logits)) in enumerate(cases.items())
+    ]
     code = f"""
 import torch, prumux
 from transformers import AutoModelForSequenceClassification
 from safetensors.torch import load_file
-golden = load_file({str(GOLDEN / "d_pruned_p04_bin_everything" / "golden.safetensors")!r})
-model = AutoModelForSequenceClassification.from_pretrained({str(folder)!r}).eval()
-with torch.no_grad():
-    print((model(golden["input_ids"]).logits - golden["logits_pruned"]).abs().max().item())
+for folder, recorded, logits in {folders!r}:
+    golden = load_file(recorded)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        print((model(golden["input_ids"]).logits - golden[logits]).abs().max().item())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) <= TOLERANCE
+    differences = list(map(float, done.stdout.split()))
+    assert len(differences) == len(folders)
+    assert max(differences) <= TOLERANCE

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from prumux import L0Gates, Masks, PrumuxConfig
 from prumux.pruning.accounting import Structure
 from prumux.pruning.l0 import nonzero_probability, soft_value
+from prumux.training.trainer import DistillationTrainer
 from tests.parity.authors import expected_size, prunable_size
 from tests.parity.recorded import masks_of, meta, names, tensors
 
@@ -122,3 +125,18 @@ def test_lagrangian_and_its_gradient(case, monkeypatch):
 
 def test_soft_values_sharpen_by_their_factor():
     assert soft_value(torch.tensor(2.0)).item() == pytest.approx(torch.sigmoid(torch.tensor(2.4)).item())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_target_rises_over_the_warm_up(case):
+    facts = meta(case)
+    for entry in facts.get("lagrangian", []):
+        pruning = SimpleNamespace(
+            lagrangian_warmup_epochs=facts["lagrangian_warmup"], target_sparsity=facts["target_sparsity"]
+        )
+        trainer = SimpleNamespace(
+            settings=SimpleNamespace(pruning=pruning),
+            _steps=round,  # an epoch of one step
+            _pruned_steps=lambda step=entry["pruned_steps"]: step,
+        )
+        assert DistillationTrainer._target(trainer) == pytest.approx(entry["target_sparsity"], abs=1e-9)

@@ -126,7 +126,7 @@ def test_a_limit_on_space_as_a_process(shape, tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
     )
     assert result.returncode == 2, result.stderr[-2000:]
-    assert "free space or choose another --output_dir" in the_line(result.stderr)
+    assert "free space or choose another folder" in the_line(result.stderr)
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_while_saving(refused, multiplexed, tmp_path, monkeypatch, n
     monkeypatch.setattr(PrumuxForSequenceClassification, "save_pretrained", full)
     line = refused(TOY, "--model_path", multiplexed, "--output_dir", tmp_path / "out")
     assert "can't write" in line
-    assert "free space or choose another --output_dir" in line
+    assert "free space or choose another folder" in line
     assert snapshot(multiplexed) == before
     assert not (tmp_path / "out" / "run.json").exists()
     assert not (tmp_path / "out" / "best").exists(), "half a model must not look like one"
