@@ -262,6 +262,12 @@ def _state(
         names.take_all("bert.pooler.")  # there is one, but nothing reads it
         state["bert.multiplexer.vectors"] = names.take("instance_embedding")
         layers = fields.get("num_hidden_demux_layers", PrumuxConfig().num_hidden_demux_layers)
+        depth = sum(re.fullmatch(r"dense_\d+\.weight", name) is not None for name in names.shared)
+        if variant == "index_pos" and depth != layers:
+            raise UserError(
+                f"{source.name}: its demultiplexer has {depth} dense layers, num_hidden_demux_layers in config.json says "
+                f"{layers}: they don't belong together"
+            )
         shared, own = demultiplexer_names(variant, instances, layers)
         if backbone == "roberta":
             own = [(ours, theirs.replace("layernorm", "layernorm_presoftmax")) for ours, theirs in own]
