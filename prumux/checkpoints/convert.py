@@ -233,8 +233,8 @@ def _multiplexing(source: Source, backbone: str) -> dict[str, Any]:
     first, _, _ = SPECIAL_IDS[backbone]
     if first >= given["vocab_size"]:
         raise UserError(
-            f"{source.name}: a vocabulary of {given['vocab_size']} tokens lacks token {first}, with which the rows of a "
-            f"{backbone} model start"
+            f"{source.name}: a vocabulary of {given['vocab_size']} tokens lacks token {first}, with which the rows of "
+            f"a {backbone} model start"
         )
     fields |= {
         "num_instances": instances,
@@ -265,8 +265,8 @@ def _state(
         depth = sum(re.fullmatch(r"dense_\d+\.weight", name) is not None for name in names.shared)
         if variant == "index_pos" and depth != layers:
             raise UserError(
-                f"{source.name}: its demultiplexer has {depth} dense layers, num_hidden_demux_layers in config.json says "
-                f"{layers}: they don't belong together"
+                f"{source.name}: its demultiplexer has {depth} dense layers, num_hidden_demux_layers in config.json "
+                f"says {layers}: they don't belong together"
             )
         shared, own = demultiplexer_names(variant, instances, layers)
         if backbone == "roberta":
