@@ -23,7 +23,11 @@ def parse() -> argparse.Namespace:
     add("sparsity", nargs="?", type=float, metavar="SPARSITY", help="target sparsity, 0 to 0.99")
     add("num_instances", nargs="?", type=int, metavar="N", help="inputs multiplexed into one")
     add("--model", metavar="PATH", help="evaluate this folder instead of searching OUTPUT_DIR")
-    add("--tokenizer", metavar="NAME_OR_PATH", help="for a model's folder without one (default bert-base-uncased)")
+    add(
+        "--tokenizer",
+        metavar="NAME_OR_PATH",
+        help="for a model's folder without one (default bert-base-uncased)",
+    )
     add("--output_dir", default=out, help="where models are searched (default out in the project)")
     add("--data_dir", default=env("DATA_DIR"), help="the task in GLUE's own files instead of from the hub")
     add("--train_file", default=env("TRAIN_FILE"), help="your own CSV, TSV or JSON")

@@ -10,6 +10,7 @@ from transformers import (
 
 from prumux.checkpoints.convert import Conversion, convert_checkpoint
 from prumux.errors import UserError
+from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.modeling import (
     PrumuxForMaskedLM,
@@ -32,6 +33,7 @@ AutoModelForMaskedLM.register(PrumuxConfig, PrumuxForMaskedLM, exist_ok=True)
 
 __all__ = [
     "Conversion",
+    "InferenceEngine",
     "L0Gates",
     "Masks",
     "PrumuxConfig",
@@ -42,5 +44,6 @@ __all__ = [
     "PrumuxOutput",
     "UserError",
     "compact",
+    "compile_for_inference",
     "convert_checkpoint",
 ]

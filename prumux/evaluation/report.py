@@ -13,13 +13,8 @@ from prumux.evaluation.archive import from_archive
 from prumux.evaluation.load import Candidate, load_baseline, load_model, method, size
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import evaluate
-from prumux.evaluation.throughput import (
-    check_length,
-    instances,
-    measure_throughput,
-    resolve_device,
-    resolve_dtype,
-)
+from prumux.evaluation.throughput import check_length, instances, measure_throughput
+from prumux.inference.hardware import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from prumux.data.loading import TaskData

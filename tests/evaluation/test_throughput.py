@@ -11,7 +11,8 @@ import torch
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
 from prumux.errors import UserError
 from prumux.evaluation import throughput
-from prumux.evaluation.throughput import check_length, measure_throughput, resolve_device, resolve_dtype
+from prumux.evaluation.throughput import check_length, measure_throughput
+from prumux.inference.hardware import resolve_device, resolve_dtype
 
 
 class Recorder(torch.nn.Module):

@@ -1,0 +1,370 @@
+"""`compile_for_inference`: a finished classifier as a function that runs near the hardware's limit."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from prumux.errors import UserError
+from prumux.inference.forward import FastForward
+from prumux.inference.hardware import resolve_device, resolve_dtype
+from prumux.models.modeling import PrumuxClassifier
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_CHUNK = {"cpu": 1024, "cuda": 1 << 17}  # of the mixture; on a CPU what its caches hold
+BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)  # lengths with code of their own, on a GPU
+CHECKED_LENGTH = 24  # tokens of the random rows on which the build is checked
+# Largest difference from the model's own float32 logits, as a share of their largest value.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+WINDOW = 64  # batches that `predict` sorts by length together
+
+Text = str | tuple[str, str] | list[str]
+
+
+def compile_for_inference(
+    model: PrumuxClassifier,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    *,
+    tokenizer: Any = None,
+    chunk_groups: int | None = None,
+    buckets: Sequence[int] | None = None,
+    compile: bool = True,
+    progress: bool = True,
+) -> InferenceEngine:
+    """Build the fast forward of a classifier, compile it and check it against the model.
+
+    Args:
+        model: dense, pruned, multiplexed or not; it is copied and left as it is.
+        dtype: float32, bfloat16 or (GPU) float16. device: the best one there is unless named.
+        tokenizer: for ``predict``; taken from the model's folder unless given.
+        chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device
+            unless given.
+        buckets: lengths that rows are padded to, each with compiled code of its own. On a CPU one code serves all
+            lengths unless buckets are given.
+        compile: ``False`` runs the same operations without the compiler.
+        progress: show the warm-up.
+
+    Raises:
+        UserError: a dtype or device that this machine lacks, or logits that differ from the model's by more than the
+            dtype explains.
+    """
+    if not isinstance(model, PrumuxClassifier):
+        raise UserError(
+            f"{type(model).__name__} has no fast forward: load a PruMUX classifier, or convert a BERT (prumux convert)"
+        )
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    return InferenceEngine(
+        model,
+        dtype,
+        device,
+        tokenizer=tokenizer,
+        chunk_groups=chunk_groups,
+        buckets=buckets,
+        compile=compile,
+        progress=progress,
+    )
+
+
+class InferenceEngine:
+    """Callable: ``engine(input_ids, attention_mask) -> logits``. Made by :func:`compile_for_inference`."""
+
+    def __init__(
+        self,
+        model: PrumuxClassifier,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        tokenizer: Any,
+        chunk_groups: int | None,
+        buckets: Sequence[int] | None,
+        compile: bool,
+        progress: bool,
+    ) -> None:
+        self.config = model.config
+        self.dtype, self.device = dtype, device
+        self.num_instances = model.config.num_instances
+        self._tokenizer, self._name = tokenizer, model.name_or_path
+        self._chunk_groups = chunk_groups
+        self.forward = FastForward(model, dtype).to(device).eval()
+        if buckets is None and device.type == "cuda":
+            buckets = BUCKETS
+        self.buckets = None if buckets is None else sorted(buckets)
+        self._run: Callable[..., Tensor] = self.forward
+        self.compiled = compile
+        with torch.inference_mode():
+            if compile:
+                self._compile(progress)
+            self._check(model)
+
+    # ---- building
+
+    def _compile(self, progress: bool) -> None:
+        """Compile, and run once so that the first call is as fast as the others."""
+        # Frozen weights are laid out once for the matrix products; none of this outlives the engine's copy.
+        options: dict[str, Any] = {"freezing": True}
+        if self.device.type == "cuda":
+            options |= {"triton.cudagraphs": True}
+        self._run = torch.compile(self.forward, fullgraph=True, dynamic=self.buckets is None, options=options)
+        start = time.perf_counter()
+        shown = tqdm(
+            total=1, desc="compiling the fast forward", disable=None if progress else True, leave=False
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's remarks on itself
+                self._random_call()
+        except (
+            Exception
+        ) as error:  # the compiler's own kinds: no C++ compiler, no Triton, an unsupported operation
+            cause = _cause(error)
+            logger.warning("no compiler for the fast forward (%s): running it without, slower", cause[:200])
+            torch._dynamo.reset()
+            self._run, self.compiled = self.forward, False
+        shown.update()
+        shown.close()
+        logger.info("fast forward ready after %.0f s", time.perf_counter() - start)
+
+    def _random_rows(self) -> Tensor:
+        """Token ids [rows, L], the same in every build."""
+        length = min(CHECKED_LENGTH, self.forward.max_length)
+        generator = torch.Generator().manual_seed(0)
+        rows = 3 * self.num_instances
+        return torch.randint(self.config.vocab_size, (rows, length), generator=generator)
+
+    def _random_call(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Random rows, their ragged mask [rows, L], and the engine's logits."""
+        ids = self._random_rows()
+        lengths = torch.arange(len(ids)) % ids.shape[1] + 1
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        return ids, mask, self(ids, mask)
+
+    def _check(self, model: PrumuxClassifier) -> None:
+        """Compare with the model's own logits.
+
+        Raises:
+            UserError: they differ by more than the dtype explains, or are not finite.
+        """
+        ids, mask, ours = self._random_call()
+        training = model.training
+        parameter = next(model.parameters())
+        reference = model.eval()
+        if parameter.dtype != torch.float32:
+            import copy
+
+            reference = copy.deepcopy(model).float()
+        theirs = reference(ids.to(parameter.device), mask.to(parameter.device)).logits.cpu()
+        model.train(training)
+        if not theirs.isfinite().all():
+            raise UserError(
+                "the model's own logits are not finite: its weights are damaged, train or load it again"
+            )
+        if theirs.dim() == 3:  # at padding there is nothing to compare
+            ours, theirs = ours[mask.bool()], theirs[mask.bool()]
+        difference = (ours.cpu() - theirs).abs().max().item()
+        self.max_logit_diff = difference
+        allowed = TOLERANCE[self.dtype] * max(1.0, theirs.abs().max().item())
+        if not difference <= allowed:
+            raise UserError(
+                f"the fast forward's logits differ by {difference:.2g} from the model's (allowed in "
+                f"{str(self.dtype).removeprefix('torch.')}: {allowed:.2g}): use float32, or the plain model"
+            )
+
+    # ---- running
+
+    @torch.inference_mode()
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """The float32 logits of ``input_ids`` [rows, L], N consecutive rows forming a group.
+
+        Rows that are missing in the last group are filled with copies of its own rows.
+
+        Args:
+            attention_mask: ``[rows, L]``, 1 at tokens; ``None`` for all.
+            token_type_ids: ``[rows, L]``; ``None`` for type 0.
+
+        Returns:
+            ``[rows, C]``, or ``[rows, L, C]`` of a token classifier, on the engine's device.
+
+        Raises:
+            UserError: rows longer than the model's positions.
+        """
+        rows, length = input_ids.shape
+        if length > self.forward.max_length:
+            raise UserError(
+                f"rows of {length} tokens are too long for this model ({self.forward.max_length}): truncate them"
+            )
+        if rows == 0:
+            raise UserError("no rows: give at least one")
+        ids = self._grouped(input_ids, self._pad_id)  # (groups, N, L')
+        types = None if token_type_ids is None else self._grouped(token_type_ids, 0)
+        attended = None if self.config.attend_padding else self._attended(attention_mask, ids, rows, length)
+        chunk = self._chunk(ids.shape[-1])
+        outputs = []
+        for start in range(0, len(ids), chunk):
+            part = slice(start, start + chunk)
+            outputs.append(self._pass(ids[part], attended, types, part))
+        logits = torch.cat(outputs)[:rows]
+        return logits[:, :length] if logits.dim() == 3 else logits
+
+    @property
+    def _pad_id(self) -> int:
+        return self.config.pad_token_id or 0
+
+    def _bucket(self, length: int) -> int:
+        """The length that rows are padded to; a model that attends padding gets no more of it."""
+        if self.buckets is None or self.config.attend_padding:
+            return length
+        return min(
+            next((bucket for bucket in self.buckets if bucket >= length), length), self.forward.max_length
+        )
+
+    def _chunk(self, length: int) -> int:
+        if self._chunk_groups is not None:
+            return self._chunk_groups
+        tokens = TOKENS_PER_CHUNK[self.device.type]
+        if self.device.type == "cpu":
+            tokens *= max(1, torch.get_num_threads() // 2)
+        return max(2, tokens // (length + self.forward.prefix_length))
+
+    def _grouped(self, values: Tensor, pad: int) -> Tensor:
+        """[rows, L] -> [groups, N, bucket], the last group filled with its own rows."""
+        rows, length = values.shape
+        missing = -rows % self.num_instances
+        if missing:
+            last = values[rows - (self.num_instances - missing) :]
+            values = torch.cat([values, last.repeat(-(-missing // len(last)), 1)[:missing]])
+        values = nn.functional.pad(values.to(self.device), (0, self._bucket(length) - length), value=pad)
+        return values.unflatten(0, (-1, self.num_instances))
+
+    def _attended(self, mask: Tensor | None, ids: Tensor, rows: int, length: int) -> Tensor:
+        """bool [groups, L'], the positions with a token of any row of the group."""
+        if mask is None:
+            mask = torch.ones(rows, length, dtype=torch.long)
+        mask = nn.functional.pad(mask, (0, 0, 0, -rows % self.num_instances))  # filled rows ask for nothing
+        mask = nn.functional.pad(mask.to(self.device), (0, ids.shape[-1] - length))
+        return mask.unflatten(0, (-1, self.num_instances)).bool().any(1)
+
+    def _pass(self, ids: Tensor, attended: Tensor | None, types: Tensor | None, part: slice) -> Tensor:
+        """One chunk through the compiled forward. A single group is doubled: a size of 1 would be compiled anew."""
+        given = [ids, None if attended is None else attended[part], None if types is None else types[part]]
+        groups = len(ids)
+        wanted = self._chunk(ids.shape[-1]) if self.buckets is not None else max(2, groups)
+        if groups < wanted:
+            given = [
+                None
+                if value is None
+                else torch.cat([value, value[-1:].expand(wanted - groups, *value.shape[1:])])
+                for value in given
+            ]
+        output = self._run(*given)
+        return (
+            output[: groups * self.num_instances].float().clone()
+        )  # a CUDA graph writes over its own output
+
+    # ---- text
+
+    @property
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            from prumux.models.loading import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self._name or None)
+        return self._tokenizer
+
+    def predict(
+        self,
+        texts: Iterable[Text],
+        batch_size: int = 128,
+        *,
+        length_bucketing: bool = True,
+        max_seq_length: int = 128,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Logits of texts, in their order.
+
+        Args:
+            texts: sentences, or pairs of sentences; a list, a generator or a column of a ``datasets`` table.
+            batch_size: groups (rows / N) that are padded together.
+            length_bucketing: put texts of similar length together, so that little is padded. Without, texts stay in
+                their order and are padded to ``max_seq_length``, as in the paper's protocol.
+            max_seq_length: longer texts are cut.
+
+        Returns:
+            float32 ``[texts, C]``.
+
+        Raises:
+            UserError: a token classifier, no texts, or no tokenizer.
+        """
+        if self.forward.all_tokens:
+            raise UserError("predict is for sentence classifiers: call the engine with token ids")
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size} is too small: give at least 1")
+        length = min(max_seq_length, self.forward.max_length)
+        rows = batch_size * self.num_instances
+        found: list[np.ndarray] = []
+        total = len(texts) if hasattr(texts, "__len__") else None  # type: ignore[arg-type]
+        with tqdm(
+            total=total, desc="predict", unit="text", disable=None if progress else True, leave=False
+        ) as bar:
+            for window in _windows(texts, rows * WINDOW):
+                encoded = self._encode(window, length)
+                sizes = np.array([len(ids) for ids in encoded["input_ids"]])
+                order = np.argsort(sizes, kind="stable") if length_bucketing else np.arange(len(window))
+                logits = None
+                for start in range(0, len(order), rows):
+                    chosen = order[start : start + rows]
+                    width = int(sizes[chosen].max()) if length_bucketing else length
+                    batch = {
+                        name: _padded(values, chosen, width, self._pad_id if name == "input_ids" else 0)
+                        for name, values in encoded.items()
+                    }
+                    part = self(**batch).cpu().numpy()
+                    logits = np.empty((len(window), part.shape[1]), np.float32) if logits is None else logits
+                    logits[chosen] = part
+                    bar.update(len(chosen))
+                assert logits is not None
+                found.append(logits)
+        if not found:
+            raise UserError("no texts to predict: give at least one")
+        return np.concatenate(found)
+
+    def _encode(self, texts: list[Text], length: int) -> dict[str, list[list[int]]]:
+        """Token ids, masks and, where the model has them, types of one window of texts."""
+        pairs = not isinstance(texts[0], str)
+        columns = list(zip(*texts, strict=True)) if pairs else [texts]
+        encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=length)
+        wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if pairs else ()))
+        return {name: encoded[name] for name in wanted if name in encoded}
+
+
+def _windows(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    iterator = iter(texts)
+    while window := list(islice(iterator, size)):
+        yield window
+
+
+def _padded(values: list[list[int]], chosen: np.ndarray, width: int, pad: int) -> Tensor:
+    batch = torch.full((len(chosen), width), pad, dtype=torch.long)
+    for row, index in enumerate(chosen):
+        ids = torch.tensor(values[int(index)])
+        batch[row, : len(ids)] = ids
+    return batch
+
+
+def _cause(error: Exception) -> str:
+    """The first line that says something; the compiler's own begins with the name of its backend."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.endswith("raised:")), type(error).__name__)

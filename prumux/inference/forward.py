@@ -1,0 +1,200 @@
+"""`FastForward`: the forward pass of a finished classifier for speed; the same weights and logits, fewer operations.
+
+What differs from the model's own forward:
+
+- multiplexing accumulates over the instances: ``[G, N, L, D]`` never exists, and the LayerNorm before it is folded into
+  tables that are centred once and one coefficient vector per instance;
+- the markers that ``index`` demultiplexing puts before a row are the same for every group: their mixture is a constant;
+- after the last attention block only the positions that are read are computed ([CLS] for sentences).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from prumux.models.encoder import Attention, EncoderLayer
+from prumux.models.modeling import EncoderState, PrumuxClassifier, PrumuxForTokenClassification
+from prumux.models.multiplexers import RandomOrtho
+
+
+class FastForward(nn.Module):
+    """The fast forward of a classifier, to be compiled; ``model`` is copied."""
+
+    words: Tensor  # (V, D), rows of mean 0
+    typed: Tensor  # (types, positions, D), token type + position, rows of mean 0
+    second: Tensor  # (positions, D), what the second pass through the embedding layer adds
+    scale: Tensor  # (N, D)
+    shift: Tensor  # (D)
+    matrices: Tensor | None  # (N, D, D), random_ortho's
+    prefix: Tensor | None  # (1, P, D), the mixture of the markers
+
+    def __init__(self, model: PrumuxClassifier, dtype: torch.dtype) -> None:
+        super().__init__()
+        model = copy.deepcopy(model).float().eval()
+        model.lm_head = None
+        self.config = model.config
+        self.all_tokens = isinstance(model, PrumuxForTokenClassification)
+        bert = model.bert
+        self.first, self.prefix_length = bert.first_position, bert.prefix_length
+        self.max_length = bert.max_length
+        attending = [i for i, layer in enumerate(bert.encoder.layer) if layer.attention is not None]
+        self.last_attention = attending[-1] if attending else -1
+        self._fold_embeddings(model)
+        for name in ("words", "typed", "prefix", "matrices"):  # the rest is small and stays in float32
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, value.to(dtype))
+        bert.embeddings.word_embeddings = bert.embeddings.position_embeddings = None  # type: ignore[assignment]
+        self.model = model.to(dtype)  # type: ignore[arg-type]
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def _fold_embeddings(self, model: PrumuxClassifier) -> None:
+        """Tables whose rows have mean 0, coefficients per instance, and what does not depend on the input."""
+        config, bert = self.config, model.bert
+        tables = bert.embeddings
+        norm = tables.LayerNorm
+        words, placed = tables.word_embeddings.weight, tables.position_embeddings.weight
+        typed = tables.token_type_embeddings.weight[:, None] + placed  # (types, positions, D)
+        self.register_buffer("words", words - words.mean(-1, keepdim=True))
+        self.register_buffer("typed", typed - typed.mean(-1, keepdim=True))
+        self.register_buffer("second", typed[0].clone())  # added to the mixture where it is embedded again
+        self.eps = norm.eps
+        mixer = bert.multiplexer
+        instances = config.num_instances
+        matrices: Tensor | None = None
+        scale: Tensor
+        shift: Tensor
+        if mixer is None:
+            scale, shift = norm.weight[None], norm.bias
+        elif isinstance(mixer, RandomOrtho):
+            # sum_i R_i (w * x_i + b) / sqrt(N): the LayerNorm's weight goes into the matrices' columns
+            turned = mixer.vectors / math.sqrt(instances)
+            scale, shift = torch.ones_like(norm.weight).expand(instances, -1), turned.sum(0) @ norm.bias
+            matrices = turned * norm.weight
+        else:
+            scale, shift = norm.weight * mixer.vectors / instances, norm.bias * mixer.vectors.mean(0)
+        self.register_buffer("matrices", matrices)
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("shift", shift.clone())
+        prefix = None
+        if self.prefix_length:
+            ids = torch.zeros(instances, 1, dtype=torch.long)
+            attended = torch.ones(1, 1, dtype=torch.bool)
+            prefix = bert._embed(ids, None, attended, None)[0][:, : self.prefix_length].clone()
+        self.register_buffer("prefix", prefix)
+
+    def forward(
+        self, input_ids: Tensor, attended: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits of whole groups.
+
+        Args:
+            input_ids: ``[G, N, L]``. token_type_ids: the same shape, or ``None`` for type 0.
+            attended: bool ``[G, L]``, the positions of the mixture that are attended; ``None`` for all.
+
+        Returns:
+            ``[G * N, C]`` or, for tokens, ``[G * N, L, C]``.
+        """
+        x = self._embed(input_ids, token_type_ids)  # (G, P + L, D)
+        mask = None
+        if attended is not None:
+            mask = nn.functional.pad(attended, (self.prefix_length, 0), value=True)[:, None, None]
+        for i, layer in enumerate(self.model.bert.encoder.layer):
+            queries = x
+            if i == self.last_attention:
+                queries = self._read(x)
+            x = _layer(layer, queries, x, mask)
+        if self.last_attention < 0:
+            x = self._read(x)
+        state = EncoderState([x], torch.empty(0), None, self.first, self.prefix_length)
+        first = self.prefix_length if self.all_tokens else self.first
+        read = x[:, first:]
+        features = self.model.bert.demultiplex(read, state)  # (G, N, positions, D)
+        features = features.flatten(0, 1) if self.all_tokens else features.flatten(0, 2)
+        if self.model.bert.pooler is not None:
+            features = self.model.bert.pooler(features)
+        return self.model._classify(features)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The positions that are read of the encoder's output: markers and first token, or all of them."""
+        return x if self.all_tokens else x[:, : self.first + 1]
+
+    def _embed(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        config, length = self.config, input_ids.shape[-1]
+        if config.first_token_id is not None and self.prefix is None:
+            first = torch.full_like(input_ids[..., :1], config.first_token_id)
+            input_ids = torch.cat([first, input_ids[..., 1:]], dim=-1)
+        start = config.position_offset + self.prefix_length
+        if not config.use_token_types:
+            token_type_ids = None
+        positions = self._positions(input_ids) if config.position_offset else None
+        mixture = self.shift
+        for i in range(config.num_instances):
+            if positions is None and token_type_ids is None:
+                placed = self.typed[0, start : start + length]
+            else:
+                types = torch.zeros_like(input_ids[:, i]) if token_type_ids is None else token_type_ids[:, i]
+                where = torch.arange(start, start + length, device=types.device)
+                placed = self.typed[types, where if positions is None else positions[:, i]]
+            x = self.words[input_ids[:, i]].float() + placed.float()  # mean 0
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+            if self.matrices is None:
+                mixture = mixture + x * self.scale[i]
+            else:
+                mixture = mixture + nn.functional.linear(x.to(self.dtype), self.matrices[i])
+        if self.model.bert.multiplexer is not None and config.embed_twice:
+            mixture = mixture + self.second[start : start + length]
+            norm = self.model.bert.embeddings.LayerNorm
+            mixture = nn.functional.layer_norm(
+                mixture, norm.normalized_shape, norm.weight.float(), norm.bias.float(), self.eps
+            )
+        mixture = mixture.to(self.dtype)
+        if self.prefix is not None:
+            mixture = torch.cat([self.prefix.expand(len(mixture), -1, -1), mixture], dim=1)
+        return mixture
+
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        """RoBERTa's positions [G, N, L]: see ``PrumuxModel._positions``."""
+        real = (input_ids != (self.config.pad_token_id or 0)).long()
+        return (real.cumsum(-1) + self.prefix_length) * real + self.config.position_offset - 1
+
+
+def _layer(layer: EncoderLayer, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The layer's output at the positions of ``queries`` [G, Q, D], which attend to ``x`` [G, L, D]."""
+    if layer.attention is not None:
+        queries = _attention(layer.attention, queries, x, mask)
+    else:
+        queries = x
+    if layer.intermediate is not None:
+        assert layer.output is not None
+        queries = layer.output(layer.intermediate(queries, None), queries, None, None)
+    return queries
+
+
+def _attention(block: Attention, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    heads, width = block.self.num_heads, block.self.head_dim
+
+    def split(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (heads, width)).transpose(1, 2)
+
+    if queries is x:
+        query, key, value = map(split, _together(x, block.self.query, block.self.key, block.self.value))
+    else:
+        query = split(block.self.query(queries))
+        key, value = map(split, _together(x, block.self.key, block.self.value))
+    scores = (query * width**-0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    context = scores.float().softmax(-1).to(x.dtype) @ value
+    return block.output(context.transpose(1, 2).flatten(2), queries, None, None)
+
+
+def _together(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
+    """Several projections of ``x`` as one matrix product; the compiler joins the weights once."""
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([projection.bias for projection in projections])
+    return nn.functional.linear(x, weight, bias).chunk(len(projections), dim=-1)

@@ -1,0 +1,48 @@
+"""Devices and dtypes by name: what this machine has, and one clear line where it lacks something."""
+
+from __future__ import annotations
+
+import torch
+
+from prumux.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """The named device, or the best one there is (cuda, else cpu).
+
+    Raises:
+        UserError: the name is unknown or this machine has no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}: choose cpu, cuda or cuda:INDEX") from None
+    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
+        resolved = torch.device("cuda", torch.cuda.current_device())
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use --device cpu"
+        )
+    if resolved.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r} isn't supported: choose cpu, cuda or cuda:INDEX")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The torch dtype of that name, if the device computes with it.
+
+    Raises:
+        UserError: the name is unknown, or the hardware lacks the dtype.
+    """
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    resolved = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if resolved == torch.float16 and device.type == "cpu":
+        raise UserError("float16 has no fast arithmetic on a CPU: use --dtype float32 or bfloat16, or a GPU")
+    if resolved == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise UserError("this GPU has no bfloat16 arithmetic: use --dtype float16 or float32")
+    return resolved
