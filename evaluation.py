@@ -36,7 +36,13 @@ def parse() -> argparse.Namespace:
     add("--max_seq_length", type=int, default=128, help="tokens (default 128)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default float32")
     add("--device", help="cpu, cuda, cuda:1 ... (default cuda if there is one)")
-    add("--compile", action="store_true", help="time torch.compile(model)")
+    add(
+        "--engine",
+        choices=["fast", "eager"],
+        default="fast",
+        help="fast: compiled (default); eager: the plain model",
+    )
+    add("--compile", action="store_true", help="time the plain model through torch.compile")
     add("--dynamic_padding", action="store_true", help="for accuracy pad to each batch's longest row only")
     add("--num_groupings", type=int, default=1, help="average accuracy over so many groupings (default 1)")
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")

@@ -51,8 +51,8 @@ def predict_logits(
     """The logits of every row, in the order of the input.
 
     Args:
-        model: a module, or any callable that takes the collator's tensors and returns an output with
-            ``.logits`` [rows, C].
+        model: a module, an engine, or any callable that takes the collator's tensors and returns logits
+            [rows, C], or an output with ``.logits``.
         dataset: tokenized rows (``dataset[i]`` is a feature dictionary).
         collator: groups and pads a list of rows; filled rows come last.
         batch_size: rows in one forward pass, rounded up to whole groups of N, so that the neighbours in a
@@ -79,7 +79,9 @@ def predict_logits(
             rows = order[start : start + batch_size]
             batch = collator([dataset[int(row)] for row in rows])
             tensors = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-            real = model(**tensors).logits[: len(rows)].float().cpu().numpy()
+            output = model(**tensors)
+            found = output if isinstance(output, torch.Tensor) else output.logits
+            real = found[: len(rows)].float().cpu().numpy()
             if logits is None:
                 logits = np.empty((len(order), real.shape[1]), dtype=np.float32)
             logits[rows] = real

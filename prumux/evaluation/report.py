@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,15 @@ from prumux.evaluation.load import Candidate, load_baseline, load_model, method,
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
+from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import resolve_device, resolve_dtype
+from prumux.models.modeling import PrumuxClassifier
 
 if TYPE_CHECKING:
     from prumux.data.loading import TaskData
 
 logger = logging.getLogger(__name__)
+ENGINES = ("fast", "eager")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Settings:
 
     Attributes:
         batch_size: groups in a batch (rows / N). max_seq_length: tokens.
-        dtype, device: of accuracy and throughput. compile: of throughput.
+        dtype, device: of accuracy and throughput.
+        engine: ``fast`` (see ``compile_for_inference``) or ``eager``, the plain model. compile: of throughput, the
+            plain model through ``torch.compile``.
         dynamic_padding: for accuracy, pad each batch to its longest row only.
         num_groupings: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
     """
@@ -37,6 +42,7 @@ class Settings:
     max_seq_length: int = 128
     dtype: str = "float32"
     device: str | None = None
+    engine: str = "fast"
     compile: bool = False
     dynamic_padding: bool = False
     num_groupings: int = 1
@@ -49,7 +55,7 @@ def evaluate_candidates(
 ) -> dict[str, Any]:
     """Evaluate models on one task in one run.
 
-    The models are moved to the settings' device and dtype.
+    Plain models are moved to the settings' device and dtype; an engine has a copy of its own.
 
     Args:
         candidates: models with names of their own.
@@ -64,12 +70,19 @@ def evaluate_candidates(
     assert len({candidate.name for candidate in candidates}) == len(candidates), "names must differ"
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
+    if settings.engine not in ENGINES:
+        raise UserError(f"unknown engine '{settings.engine}': choose one of {', '.join(ENGINES)}")
     rows: list[dict[str, Any]] = []
+    engines: dict[str, InferenceEngine] = {}
     for candidate in candidates:
-        check_length(candidate.model, settings.max_seq_length)
-        counted = size(candidate.model)
-        model = candidate.model.to(device=device, dtype=dtype)
-        metrics = _metrics(candidate, data, settings)
+        model = candidate.model
+        check_length(model, settings.max_seq_length)
+        counted = size(model)
+        if settings.engine == "fast" and not settings.compile and isinstance(model, PrumuxClassifier):
+            engines[candidate.name] = compile_for_inference(model, dtype, device)
+        else:
+            model.to(device=device, dtype=dtype)
+        metrics = _metrics(candidate, engines.get(candidate.name, model), data, settings)
         rows.append(
             {
                 "model": candidate.name,
@@ -91,6 +104,7 @@ def evaluate_candidates(
         dtype=dtype,
         device=device,
         compile=settings.compile,
+        engines=engines,
     )
     reference = next(row["examples_per_second"] for row in measured if row["model"] == baseline)
     for row, speed in zip(rows, measured, strict=True):
@@ -200,7 +214,10 @@ def _task_name(task: str | None, model: str | None, own_files: bool) -> str:
         raise
 
 
-def _metrics(candidate: Candidate, data: TaskData, settings: Settings) -> dict[str, float]:
+def _metrics(
+    candidate: Candidate, model: Callable[..., Any], data: TaskData, settings: Settings
+) -> dict[str, float]:
+    """The metrics that ``model`` reaches, the candidate's own or its engine; none without training."""
     from prumux.data.loading import tokenize
 
     if candidate.tokenizer is None:
@@ -208,7 +225,7 @@ def _metrics(candidate: Candidate, data: TaskData, settings: Settings) -> dict[s
     config: Any = candidate.model.config
     labels = None if data.label_names is None else config.label2id
     return evaluate(
-        candidate.model,
+        model,
         tokenize(data, candidate.tokenizer, settings.max_seq_length, labels),
         candidate.tokenizer,
         batch_size=settings.batch_size * instances(candidate.model),

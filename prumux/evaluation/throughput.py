@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluation_mode, model_device
+from prumux.inference.engine import InferenceEngine
 from prumux.inference.hardware import resolve_device, resolve_dtype
 
 
@@ -28,6 +29,7 @@ def measure_throughput(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
     compile: bool = False,
+    engines: Mapping[str, InferenceEngine] | None = None,
     min_seconds: float = 0.1,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -44,6 +46,7 @@ def measure_throughput(
         warmup: untimed passes per model before the first repeat (at least 1).
         min_seconds: a repeat runs the batch as often as it takes to last about this long.
         compile: measure ``torch.compile(model)``.
+        engines: name -> the model's engine, which is measured in its place.
 
     Returns:
         One row per model, in order: ``model, num_instances, rows, length, repeats, passes,
@@ -58,13 +61,17 @@ def measure_throughput(
             raise UserError(f"{name} {value} is too small: give at least 1")
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
-    placed = {name: _place(model, dtype, device) for name, model in models.items()}
+    engines = engines or {}
+    placed = {
+        name: model if name in engines else _place(model, dtype, device) for name, model in models.items()
+    }
     rows = {name: batch_per_instance * instances(model) for name, model in models.items()}
     runs: dict[str, Callable[[], Any]] = {}
     for name, model in placed.items():
         check_length(model, length)
         batch = random_batch(model.config, rows[name], length, seed, device)
-        runs[name] = functools.partial(torch.compile(model) if compile else model, **batch)
+        run = engines.get(name) or (torch.compile(model) if compile else model)
+        runs[name] = functools.partial(run, **batch)
     passes: dict[str, int] = {}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     with evaluation_mode(*placed.values()):

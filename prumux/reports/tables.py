@@ -53,7 +53,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{settings['num_groupings']} grouping(s); throughput at {settings['max_seq_length']} tokens, "
         f"speedup over {report['baseline']}",
         f"{processor}, {settings['device']}, {settings['dtype']}, {hardware['threads']} threads, "
-        f"compile {'on' if settings['compile'] else 'off'}; python {installed['python']}, "
+        f"engine {'torch.compile' if settings['compile'] else settings.get('engine', 'eager')}; "
+        f"python {installed['python']}, "
         f"torch {installed['torch']}, transformers {installed['transformers']}",
     ]
     return "\n".join(lines)

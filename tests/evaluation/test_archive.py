@@ -39,7 +39,7 @@ def test_evaluation_finds_converts_once_and_evaluates(archive):
     command = [
         sys.executable, str(PROJECT / "evaluation.py"), "MNLI", "0.60", "2", "--data_dir", str(archive / "glue"),
         "--max_seq_length", "16", "--batch_size", "2", "--repeats", "1", "--output_dir", "out",
-        "--device", "cpu",
+        "--device", "cpu", "--engine", "eager",
     ]  # fmt: skip
     done = [subprocess.run(command, cwd=archive, capture_output=True, text=True, timeout=300) for _ in "ab"]
     assert [run.returncode for run in done] == [0, 0], done[0].stderr
