@@ -1,0 +1,159 @@
+"""What a forward pass costs by count: parameters, operations per example by part, bytes, and the roofline time.
+
+The counts are those of the fast forward (:mod:`prumux.inference.forward`): after the last attention block only the
+positions that are read, no operation for a removed block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.demultiplexers import DEMULTIPLEXERS
+from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
+
+PARTS = ("embedding", "multiplexer", "attention", "ffn", "demultiplexer")
+VECTOR_OPERATIONS = 8  # of a LayerNorm with its residual, per element
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one example.
+
+    Attributes:
+        parameters: of each part. operations: floating-point operations of each part (a multiply-add is two).
+        matrix_operations: those among them that are matrix products.
+        bytes: moved per example when the weights are read once for ``groups`` groups.
+    """
+
+    parameters: dict[str, int]
+    operations: dict[str, float]
+    matrix_operations: float
+    bytes: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.operations.values())
+
+    def seconds(self, matrix_peak: float, vector_peak: float, bandwidth: float) -> float:
+        """The roofline: the time that one example takes at least.
+
+        Args:
+            matrix_peak, vector_peak: operations per second of matrix products and of everything else.
+            bandwidth: bytes per second.
+        """
+        vector = self.total - self.matrix_operations
+        return max(self.matrix_operations / matrix_peak + vector / vector_peak, self.bytes / bandwidth)
+
+
+def cost(
+    model: nn.Module | PrumuxConfig,
+    num_instances: int | None = None,
+    length: int = 128,
+    *,
+    bytes_per_number: int = 4,
+    groups: int = 8,
+    num_labels: int | None = None,
+) -> Cost:
+    """Count the cost of a sentence classifier per example.
+
+    Args:
+        model: a model, or a configuration with the kept structure.
+        num_instances: N; the model's own unless given.
+        length: tokens per row.
+        bytes_per_number: 4 for float32, 2 for bfloat16, 1 for int8.
+        groups: in one pass, between which the weights stay in the caches.
+        num_labels: classes; the model's own unless given.
+    """
+    config: Any = model if isinstance(model, PrumuxConfig) else model.config
+    instances = config.num_instances if num_instances is None else num_instances
+    multiplexed = instances > 1 or config.multiplex_single
+    classes = len(config.id2label) if num_labels is None else num_labels
+    left = Structure.of(config)
+    width, dense = config.hidden_size, config.dense_hidden_size
+    demux = config.demuxing_variant
+    prefix = instances if multiplexed and demux == "index" else 0
+    prefix += bool(prefix) and config.first_token_id is not None
+    positions = prefix + length
+    read = 1 + (instances if multiplexed and demux == "index" else 0)
+
+    vector = dict.fromkeys(PARTS, 0.0)  # per group
+    matrix = dict.fromkeys(PARTS, 0.0)
+    attending = [i for i, heads in enumerate(left.heads) if heads]
+    last = attending[-1] if attending else -1
+    rows = positions if attending else read  # that the layers still compute
+    vector["embedding"] = (
+        VECTOR_OPERATIONS * width * length * (instances + (multiplexed and config.embed_twice))
+    )
+    if multiplexed:
+        if config.muxing_variant == "random_ortho":
+            matrix["multiplexer"] = 2.0 * instances * length * width * width
+        else:
+            vector["multiplexer"] = 2.0 * instances * length * width
+    for layer, (heads, inner) in enumerate(zip(left.heads, left.intermediate, strict=True)):
+        if heads:
+            size = heads * left.head_dim
+            queries = read if layer == last else positions
+            matrix["attention"] += 2.0 * width * size * (2 * positions + 2 * queries)  # K, V; Q, output
+            matrix["attention"] += 4.0 * size * queries * positions  # scores, context
+            vector["attention"] += VECTOR_OPERATIONS * (queries * width + heads * queries * positions)
+            rows = queries
+        if inner:
+            matrix["ffn"] += 4.0 * width * inner * rows
+            vector["ffn"] += VECTOR_OPERATIONS * rows * (width + 2 * inner)
+    parameters = _parameters(config, left, instances, multiplexed, classes)
+    if multiplexed:
+        halves, square = 2.0 * width * dense, 2.0 * dense * dense
+        matrix["demultiplexer"] = {
+            "index_pos": halves + instances * square * (config.num_hidden_demux_layers - 1),
+            "index": halves * (1 + instances),
+            "mlp": instances * (halves + square),
+        }[demux]
+        vector["demultiplexer"] = VECTOR_OPERATIONS * instances * dense * (config.num_hidden_demux_layers + 1)
+    else:
+        matrix["demultiplexer"] = 2.0 * width * dense  # the pooler
+    matrix["demultiplexer"] += 2.0 * instances * dense * classes
+    weights = sum(parameters.values()) - parameters["embedding"]
+    moved = weights / groups + length * width * instances  # weights once per pass, and the rows of the table
+    moved += 2.0 * positions * width * (1 + sum(map(bool, left.heads)) + sum(map(bool, left.intermediate)))
+    return Cost(
+        parameters,
+        {part: (matrix[part] + vector[part]) / instances for part in PARTS},
+        sum(matrix.values()) / instances,
+        moved * bytes_per_number / instances,
+    )
+
+
+def _parameters(
+    config: PrumuxConfig, left: Structure, instances: int, multiplexed: bool, classes: int
+) -> dict[str, int]:
+    width, dense = config.hidden_size, config.dense_hidden_size
+    norms = 2 * width
+    tables = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    attention = sum(
+        attention_parameters(width, heads, heads > 0, left.head_dim) + norms * (heads > 0)
+        for heads in left.heads
+    )
+    ffn = sum(ffn_parameters(width, inner, inner > 0) + norms * (inner > 0) for inner in left.intermediate)
+    classifier = dense * classes + classes
+    linear, square, norm = width * dense + dense, dense * dense + dense, 2 * dense
+    demux = linear  # the pooler
+    if multiplexed:
+        joint = 2 * width * dense + dense
+        demux = {
+            "index_pos": instances * width + joint + square * (config.num_hidden_demux_layers - 1) + norm,
+            "index": joint + norm + width * (instances + 1),
+            "mlp": instances * (linear + norm) + square + norm,
+        }[config.demuxing_variant]
+        assert config.demuxing_variant in DEMULTIPLEXERS
+    matrices = config.muxing_variant == "random_ortho"
+    return {
+        "embedding": tables * width + norms,
+        "multiplexer": instances * width * (width if matrices else 1) if multiplexed else 0,
+        "attention": int(attention),
+        "ffn": int(ffn),
+        "demultiplexer": demux + classifier,
+    }
