@@ -45,6 +45,17 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"written: {arguments.dst}")
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from prumux.evaluation.load import load_model
+    from prumux.inference.export import FILE, export_onnx
+
+    loaded = load_model(arguments.src, tokenizer=arguments.tokenizer)
+    difference = export_onnx(loaded.model, arguments.dst, loaded.tokenizer)  # type: ignore[arg-type]
+    if difference is not None:
+        print(f"ONNX Runtime's logits differ by {difference:.1e} from the model's")
+    print(f"written: {arguments.dst}/{FILE}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command with its subcommands."""
     parser = _Parser(
@@ -76,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--task", help="names the classes, where the checkpoint does not")
     convert.add_argument("--tokenizer", metavar="NAME_OR_PATH", help="where SRC has no tokenizer")
     convert.set_defaults(run=_convert)
+    export = commands.add_parser("export", help="a trained classifier for other runtimes")
+    export.add_argument("src", metavar="SRC", help="a model's folder")
+    export.add_argument("dst", metavar="DST", help="folder to write")
+    export.add_argument("--format", choices=["onnx"], default="onnx", help="default onnx")
+    export.add_argument("--tokenizer", metavar="NAME_OR_PATH", help="where SRC has no tokenizer")
+    export.set_defaults(run=_export)
     return parser
 
 

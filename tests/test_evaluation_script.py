@@ -59,7 +59,9 @@ def call(monkeypatch, capsys):
     """Run the script as ``python evaluation.py ARGUMENTS`` does, but in this process, which has loaded torch."""
 
     def run(*arguments) -> Result:
-        plain = [] if {"--engine", "--compile"} & set(arguments) else ["--engine", "eager"]  # quicker to start
+        plain = (
+            [] if {"--engine", "--compile"} & set(arguments) else ["--engine", "eager"]
+        )  # quicker to start
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), *plain])
         capsys.readouterr()
         code: int | str | None = 0

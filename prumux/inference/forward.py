@@ -154,7 +154,7 @@ class FastForward(nn.Module):
             )
         mixture = mixture.to(self.dtype)
         if self.prefix is not None:
-            mixture = torch.cat([self.prefix.expand(len(mixture), -1, -1), mixture], dim=1)
+            mixture = torch.cat([self.prefix.expand(mixture.shape[0], -1, -1), mixture], dim=1)
         return mixture
 
     def _positions(self, input_ids: Tensor) -> Tensor:
