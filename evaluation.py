@@ -34,7 +34,12 @@ def parse() -> argparse.Namespace:
     add("--validation_file", default=env("VALIDATION_FILE"), help="your own CSV, TSV or JSON")
     add("--batch_size", type=int, default=128, help="groups in a batch, rows / N (default 128)")
     add("--max_seq_length", type=int, default=128, help="tokens (default 128)")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default float32")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "int8"],
+        default="float32",
+        help="default float32; int8 is of the engine",
+    )
     add("--device", help="cpu, cuda, cuda:1 ... (default cuda if there is one)")
     add(
         "--engine",

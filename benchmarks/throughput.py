@@ -46,7 +46,12 @@ def parse() -> argparse.Namespace:
         "--structure", metavar="JSON", help="a configuration in place of configs/structures/bert_base_sS.json"
     )
     add("--model", metavar="FOLDER", help="a trained model in place of a structure with random weights")
-    add("--dtype", nargs="+", choices=["float32", "bfloat16", "float16"], default=["float32", "bfloat16"])
+    add(
+        "--dtype",
+        nargs="+",
+        choices=["float32", "bfloat16", "float16", "int8"],
+        default=["float32", "bfloat16"],
+    )
     add("--device", choices=["cpu", "cuda"], help="default cuda if there is one")
     add("--engine", choices=["fast", "eager"], default="fast", help="eager: the plain model")
     add(
@@ -252,7 +257,7 @@ class Bench:
 
         base, reference, ids = self.transformer(config)
         found = []
-        for dtype in self.args.dtype:
+        for dtype in [name for name in self.args.dtype if name != "int8"]:
             model = copy.deepcopy(base).to(self.device, getattr(torch, dtype))
             batch = ids.to(self.device)
 
@@ -290,7 +295,7 @@ class Bench:
         model, reference, ids = self.transformer(config)
         file = self.onnx(model, ids)
         found = []
-        for dtype in self.args.dtype:
+        for dtype in [name for name in self.args.dtype if name != "int8"]:
             hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[dtype]
             options = {
                 "INFERENCE_PRECISION_HINT": hint,
@@ -392,7 +397,7 @@ def measured_peaks(dtypes: list[str], device: Any, clock: Callable[[], float]) -
 
     peaks = {}
     with torch.inference_mode():
-        for dtype in dtypes:
+        for dtype in [name for name in dtypes if name != "int8"]:
             kind = getattr(torch, dtype)
             side = 1024 if device.type == "cpu" else 8192
             a = torch.randn(side, side, device=device, dtype=kind)

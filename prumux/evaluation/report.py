@@ -15,7 +15,7 @@ from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
 from prumux.inference.engine import InferenceEngine, compile_for_inference
-from prumux.inference.hardware import resolve_device, resolve_dtype
+from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
 from prumux.models.modeling import PrumuxClassifier
 
 if TYPE_CHECKING:
@@ -69,7 +69,12 @@ def evaluate_candidates(
     """
     assert len({candidate.name for candidate in candidates}) == len(candidates), "names must differ"
     device = resolve_device(settings.device)
-    dtype = resolve_dtype(settings.dtype, device)
+    fast = settings.engine == "fast" and not settings.compile
+    if settings.dtype == INT8 and not fast:
+        raise UserError(
+            "int8 is of the fast engine: leave --engine eager and --compile out, or choose another --dtype"
+        )
+    dtype = resolve_dtype("float32" if settings.dtype == INT8 else settings.dtype, device)
     if settings.engine not in ENGINES:
         raise UserError(f"unknown engine '{settings.engine}': choose one of {', '.join(ENGINES)}")
     rows: list[dict[str, Any]] = []
@@ -78,8 +83,8 @@ def evaluate_candidates(
         model = candidate.model
         check_length(model, settings.max_seq_length)
         counted = size(model)
-        if settings.engine == "fast" and not settings.compile and isinstance(model, PrumuxClassifier):
-            engines[candidate.name] = compile_for_inference(model, dtype, device)
+        if fast and isinstance(model, PrumuxClassifier):
+            engines[candidate.name] = compile_for_inference(model, settings.dtype, device)
         else:
             model.to(device=device, dtype=dtype)
         metrics = _metrics(candidate, engines.get(candidate.name, model), data, settings)
@@ -147,7 +152,8 @@ def evaluate_checkpoint(
     from prumux.data.tasks import TASKS
 
     check_triple(sparsity, num_instances)
-    resolve_dtype(settings.dtype, resolve_device(settings.device))  # before anything is loaded
+    if settings.dtype != INT8:
+        resolve_dtype(settings.dtype, resolve_device(settings.device))  # before anything is loaded
     task = _task_name(task, model, own_files=validation_file is not None)
     if model is not None:
         path = Path(model)

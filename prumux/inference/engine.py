@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from prumux.errors import UserError
 from prumux.inference.forward import FastForward
-from prumux.inference.hardware import resolve_device, resolve_dtype
+from prumux.inference.hardware import INT8, int8_activations, resolve_device, resolve_dtype
 from prumux.models.modeling import PrumuxClassifier
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)  # lengths with code of thei
 CHECKED_LENGTH = 24  # tokens of the random rows on which the build is checked
 # Largest difference from the model's own float32 logits, as a share of their largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+INT8_TOLERANCE = 0.15
 WINDOW = 64  # batches that `predict` sorts by length together
 
 Text = str | tuple[str, str] | list[str]
@@ -46,7 +48,8 @@ def compile_for_inference(
 
     Args:
         model: dense, pruned, multiplexed or not; it is copied and left as it is.
-        dtype: float32, bfloat16 or (GPU) float16. device: the best one there is unless named.
+        dtype: float32, bfloat16, (GPU) float16, or int8: the encoder's linear layers in int8, the rest in bfloat16.
+        device: the best one there is unless named.
         tokenizer: for ``predict``; taken from the model's folder unless given.
         chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device
             unless given.
@@ -64,11 +67,12 @@ def compile_for_inference(
             f"{type(model).__name__} has no fast forward: load a PruMUX classifier, or convert a BERT (prumux convert)"
         )
     device = resolve_device(device)
-    dtype = resolve_dtype(dtype, device)
+    int8 = dtype in (INT8, torch.int8)
     return InferenceEngine(
         model,
-        dtype,
+        int8_activations(device) if int8 else resolve_dtype(dtype, device),
         device,
+        int8=int8,
         tokenizer=tokenizer,
         chunk_groups=chunk_groups,
         buckets=buckets,
@@ -86,6 +90,7 @@ class InferenceEngine:
         dtype: torch.dtype,
         device: torch.device,
         *,
+        int8: bool,
         tokenizer: Any,
         chunk_groups: int | None,
         buckets: Sequence[int] | None,
@@ -93,11 +98,11 @@ class InferenceEngine:
         progress: bool,
     ) -> None:
         self.config = model.config
-        self.dtype, self.device = dtype, device
+        self.dtype, self.int8, self.device = dtype, int8, device
         self.num_instances = model.config.num_instances
         self._tokenizer, self._name = tokenizer, model.name_or_path
         self._chunk_groups = chunk_groups
-        self.forward = FastForward(model, dtype).to(device).eval()
+        self.forward = FastForward(model, dtype, int8).to(device).eval()
         if buckets is None and device.type == "cuda":
             buckets = BUCKETS
         self.buckets = None if buckets is None else sorted(buckets)
@@ -116,7 +121,9 @@ class InferenceEngine:
         options: dict[str, Any] = {"freezing": True}
         if self.device.type == "cuda":
             options |= {"triton.cudagraphs": True}
-        self._run = torch.compile(self.forward, fullgraph=True, dynamic=self.buckets is None, options=options)
+        self._run = torch.compile(
+            _with_own_code(self.forward), fullgraph=True, dynamic=self.buckets is None, options=options
+        )
         start = time.perf_counter()
         shown = tqdm(
             total=1, desc="compiling the fast forward", disable=None if progress else True, leave=False
@@ -174,11 +181,14 @@ class InferenceEngine:
             ours, theirs = ours[mask.bool()], theirs[mask.bool()]
         difference = (ours.cpu() - theirs).abs().max().item()
         self.max_logit_diff = difference
-        allowed = TOLERANCE[self.dtype] * max(1.0, theirs.abs().max().item())
+        allowed = (INT8_TOLERANCE if self.int8 else TOLERANCE[self.dtype]) * max(
+            1.0, theirs.abs().max().item()
+        )
         if not difference <= allowed:
             raise UserError(
                 f"the fast forward's logits differ by {difference:.2g} from the model's (allowed in "
-                f"{str(self.dtype).removeprefix('torch.')}: {allowed:.2g}): use float32, or the plain model"
+                f"{INT8 if self.int8 else str(self.dtype).removeprefix('torch.')}: {allowed:.2g}): use float32, or the "
+                "plain model"
             )
 
     # ---- running
@@ -348,6 +358,17 @@ class InferenceEngine:
         encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=length)
         wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if pairs else ()))
         return {name: encoded[name] for name in wanted if name in encoded}
+
+
+def _with_own_code(module: FastForward) -> FastForward:
+    """``module`` with a copy of its forward: the compiler counts, and limits, what it compiles per piece of code."""
+    forward = FastForward.forward
+    code = forward.__code__.replace(co_name=f"forward_{id(module)}")
+    copied = types.FunctionType(
+        code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__
+    )
+    module.__class__ = type("FastForward", (FastForward,), {"forward": copied})
+    return module
 
 
 def _windows(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prumux.inference.quantized import quantize
 from prumux.models.encoder import Attention, EncoderLayer
 from prumux.models.modeling import EncoderState, PrumuxClassifier, PrumuxForTokenClassification
 from prumux.models.multiplexers import RandomOrtho
@@ -32,7 +34,8 @@ class FastForward(nn.Module):
     matrices: Tensor | None  # (N, D, D), random_ortho's
     prefix: Tensor | None  # (1, P, D), the mixture of the markers
 
-    def __init__(self, model: PrumuxClassifier, dtype: torch.dtype) -> None:
+    def __init__(self, model: PrumuxClassifier, dtype: torch.dtype, int8: bool = False) -> None:
+        """``int8``: the encoder's linear layers in int8, everything else in ``dtype``."""
         super().__init__()
         model = copy.deepcopy(model).float().eval()
         model.lm_head = None
@@ -47,8 +50,15 @@ class FastForward(nn.Module):
         for name in ("words", "typed", "prefix", "matrices"):  # the rest is small and stays in float32
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, value.to(dtype))
+        reads = -1 if self.all_tokens else self.last_attention
+        layers: Any = bert.encoder.layer
+        self.layers = nn.ModuleList(FastLayer(layer, i == reads) for i, layer in enumerate(layers))
+        bert.encoder.layer = None  # type: ignore[assignment]
         bert.embeddings.word_embeddings = bert.embeddings.position_embeddings = None  # type: ignore[assignment]
         self.model = model.to(dtype)  # type: ignore[arg-type]
+        self.layers.to(dtype)
+        if int8:
+            quantize(self.layers)
         self.dtype = dtype
 
     @torch.no_grad()
@@ -103,11 +113,8 @@ class FastForward(nn.Module):
         mask = None
         if attended is not None:
             mask = nn.functional.pad(attended, (self.prefix_length, 0), value=True)[:, None, None]
-        for i, layer in enumerate(self.model.bert.encoder.layer):
-            queries = x
-            if i == self.last_attention:
-                queries = self._read(x)
-            x = _layer(layer, queries, x, mask)
+        for i, layer in enumerate(self.layers):
+            x = layer(self._read(x) if i == self.last_attention else x, x, mask)
         if self.last_attention < 0:
             x = self._read(x)
         state = EncoderState([x], torch.empty(0), None, self.first, self.prefix_length)
@@ -163,38 +170,55 @@ class FastForward(nn.Module):
         return (real.cumsum(-1) + self.prefix_length) * real + self.config.position_offset - 1
 
 
-def _layer(layer: EncoderLayer, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    """The layer's output at the positions of ``queries`` [G, Q, D], which attend to ``x`` [G, L, D]."""
-    if layer.attention is not None:
-        queries = _attention(layer.attention, queries, x, mask)
-    else:
-        queries = x
-    if layer.intermediate is not None:
-        assert layer.output is not None
-        queries = layer.output(layer.intermediate(queries, None), queries, None, None)
-    return queries
+class FastLayer(nn.Module):
+    """An encoder layer whose queries may be fewer positions than its keys and values."""
+
+    def __init__(self, layer: EncoderLayer, reads: bool) -> None:
+        """``reads``: this is the last layer with attention, after which only the positions that are read go on."""
+        super().__init__()
+        self.attention = None if layer.attention is None else FastAttention(layer.attention, reads)
+        self.intermediate, self.output = layer.intermediate, layer.output
+
+    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """queries [G, Q, D], x [G, L, D] (of which queries are the first), mask bool [G, 1, 1, L] -> [G, Q, D]."""
+        if self.attention is not None:
+            queries = self.attention(queries, x, mask)
+        if self.intermediate is not None:
+            assert self.output is not None
+            queries = self.output(self.intermediate(queries, None), queries, None, None)
+        return queries
 
 
-def _attention(block: Attention, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    heads, width = block.self.num_heads, block.self.head_dim
+class FastAttention(nn.Module):
+    """Attention with its projections joined into one matrix product, or two where the queries are fewer."""
 
-    def split(projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (heads, width)).transpose(1, 2)
+    def __init__(self, block: Attention, reads: bool) -> None:
+        super().__init__()
+        projections = block.self
+        self.heads, self.width = projections.num_heads, projections.head_dim
+        self.query = projections.query if reads else None
+        joined = [projections.key, projections.value]
+        self.joined = _join(joined if reads else [projections.query, *joined])
+        self.output = block.output
 
-    if queries is x:
-        query, key, value = map(split, _together(x, block.self.query, block.self.key, block.self.value))
-    else:
-        query = split(block.self.query(queries))
-        key, value = map(split, _together(x, block.self.key, block.self.value))
-    scores = (query * width**-0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    context = scores.float().softmax(-1).to(x.dtype) @ value
-    return block.output(context.transpose(1, 2).flatten(2), queries, None, None)
+    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        parts = self.joined(x).chunk(2 if self.query is not None else 3, dim=-1)
+        if self.query is not None:
+            parts = (self.query(queries), *parts)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, self.width)).transpose(1, 2) for part in parts
+        )  # (G, H, positions, width)
+        scores = (query * self.width**-0.5) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        context = scores.float().softmax(-1).to(x.dtype) @ value
+        return self.output(context.transpose(1, 2).flatten(2), queries, None, None)
 
 
-def _together(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
-    """Several projections of ``x`` as one matrix product; the compiler joins the weights once."""
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
-    return nn.functional.linear(x, weight, bias).chunk(len(projections), dim=-1)
+@torch.no_grad()
+def _join(linears: list[nn.Linear]) -> nn.Linear:
+    """One linear layer that gives the outputs of several, one behind the other."""
+    joined = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears))
+    joined.weight.copy_(torch.cat([linear.weight for linear in linears]))
+    joined.bias.copy_(torch.cat([linear.bias for linear in linears]))
+    return joined

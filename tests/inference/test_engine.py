@@ -149,6 +149,15 @@ def test_bfloat16_is_close_and_float16_needs_a_gpu(tiny, rows):
         engine_of(model, dtype="float16")
 
 
+@pytest.mark.parametrize("instances", [1, 2])
+def test_int8_is_close(tiny, rows, instances):
+    model = build(tiny(num_instances=instances))
+    ids, mask = rows(8)
+    with torch.no_grad():
+        theirs = model(ids, mask).logits
+    assert (engine_of(model, dtype="int8")(ids, mask) - theirs).abs().max() < 0.1 * theirs.abs().max()
+
+
 def test_the_model_is_left_as_it_was(tiny, rows):
     model = build(tiny(num_instances=2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -197,7 +206,17 @@ def test_compiled(tiny, rows, demuxing):
         ids, mask = rows(count, length)
         if count % 2 == 0:
             same(engine, model, ids, mask)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+
+
+@pytest.mark.slow
+def test_many_engines_in_one_process(tiny):
+    """The compiler limits how often one piece of code is compiled; an engine doesn't count for another."""
+    model = build(
+        tiny(num_instances=2, num_hidden_layers=0, vocab_size=20, hidden_size=4, num_attention_heads=1)
+    )
+    with torch._dynamo.config.patch(recompile_limit=2):
+        engines = [engine_of(model, compile=True) for _ in range(3)]
+    assert all(engine.compiled for engine in engines)
 
 
 def test_without_a_compiler_it_runs_with_one_warning(tiny, rows, monkeypatch, caplog):
