@@ -43,6 +43,11 @@ def parse() -> argparse.Namespace:
         help="0, 0.6, 0.8, 0.9, 0.95 (default)",
     )
     add(
+        "--dense",
+        metavar="JSON",
+        help="the dense model to compare with (default configs/models/bert_base.json)",
+    )
+    add(
         "--structure", metavar="JSON", help="a configuration in place of configs/structures/bert_base_sS.json"
     )
     add("--model", metavar="FOLDER", help="a trained model in place of a structure with random weights")
@@ -173,7 +178,7 @@ class Bench:
     # ---- models
 
     def dense_config(self) -> Any:
-        return self.read(PROJECT / "configs" / "models" / "bert_base.json")
+        return self.read(Path(self.args.dense or PROJECT / "configs" / "models" / "bert_base.json"))
 
     def structure(self, sparsity: float) -> Any:
         if self.args.structure:

@@ -13,9 +13,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What a folder must know nothing of. The order of the folders is the way of the data.
 FORBIDDEN = {
-    "data": {"models", "pruning", "training", "evaluation", "reports"},
-    "models": {"data", "pruning", "training", "evaluation", "reports"},
-    "pruning": {"training", "evaluation", "reports"},
+    "data": {"models", "pruning", "inference", "training", "evaluation", "reports"},
+    "models": {"data", "pruning", "inference", "training", "evaluation", "reports"},
+    "pruning": {"inference", "training", "evaluation", "reports"},
+    "inference": {"data", "training", "evaluation", "reports"},
 }
 ALLOWED = {("models", "prumux.pruning.masks")}  # the type in which masks travel
 
