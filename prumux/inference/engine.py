@@ -23,7 +23,6 @@ from prumux.models.modeling import PrumuxClassifier
 logger = logging.getLogger(__name__)
 
 TOKENS_PER_CHUNK = {"cpu": 1024, "cuda": 1 << 17}  # of the mixture; on a CPU what its caches hold
-BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)  # lengths with code of their own, on a GPU
 CHECKED_LENGTH = 24  # tokens of the random rows on which the build is checked
 # Largest difference from the model's own float32 logits, as a share of their largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -53,8 +52,8 @@ def compile_for_inference(
         tokenizer: for ``predict``; taken from the model's folder unless given.
         chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device
             unless given.
-        buckets: lengths that rows are padded to, each with compiled code of its own. On a CPU one code serves all
-            lengths unless buckets are given.
+        buckets: lengths that rows are padded to; each, with each power of two of groups, gets compiled code of its own
+            when it is met first. Without, one code serves all sizes, which on a CPU is as fast.
         compile: ``False`` runs the same operations without the compiler.
         progress: show the warm-up.
 
@@ -103,8 +102,6 @@ class InferenceEngine:
         self._tokenizer, self._name = tokenizer, model.name_or_path
         self._chunk_groups = chunk_groups
         self.forward = FastForward(model, dtype, int8).to(device).eval()
-        if buckets is None and device.type == "cuda":
-            buckets = BUCKETS
         self.buckets = None if buckets is None else sorted(buckets)
         self._run: Callable[..., Tensor] = self.forward
         self.compiled = compile
@@ -119,8 +116,6 @@ class InferenceEngine:
         """Compile, and run once so that the first call is as fast as the others."""
         # Frozen weights are laid out once for the matrix products; none of this outlives the engine's copy.
         options: dict[str, Any] = {"freezing": True}
-        if self.device.type == "cuda":
-            options |= {"triton.cudagraphs": True}
         self._run = torch.compile(
             _with_own_code(self.forward), fullgraph=True, dynamic=self.buckets is None, options=options
         )
@@ -271,7 +266,9 @@ class InferenceEngine:
         """One chunk through the compiled forward. A single group is doubled: a size of 1 would be compiled anew."""
         given = [ids, None if attended is None else attended[part], None if types is None else types[part]]
         groups = len(ids)
-        wanted = self._chunk(ids.shape[-1]) if self.buckets is not None else max(2, groups)
+        wanted = max(2, groups)
+        if self.buckets is not None:
+            wanted = 1 << (wanted - 1).bit_length()
         if groups < wanted:
             given = [
                 None
@@ -280,9 +277,7 @@ class InferenceEngine:
                 for value in given
             ]
         output = self._run(*given)
-        return (
-            output[: groups * self.num_instances].float().clone()
-        )  # a CUDA graph writes over its own output
+        return output[: groups * self.num_instances].float()
 
     # ---- text
 
