@@ -52,7 +52,7 @@ def test_prune_finetune_evaluate_from_another_folder(tmp_path):
     evaluation = call(
         sys.executable,
         str(PROJECT / "evaluation.py"),
-        *"toy 0.60 2 --batch_size 8 --repeats 1 --num_groupings 2".split(),
+        *"toy 0.60 2 --batch_size 8 --repeats 1 --num_groupings 2 --engine eager".split(),
     )
     assert "PruMUX" in evaluation.stdout
     assert "dense" in evaluation.stdout
