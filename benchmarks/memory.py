@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py
 
-Measured is the largest resident size of the process (CPU), less that of a process that only built the model.
+Measured is the largest resident size of the process (CPU), and by how much the batch raised it after the model was
+built and had run once.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import nn
 
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.demultiplexers import DEMULTIPLEXERS
+from prumux.models.modeling import PrumuxForTokenClassification
 from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
 
 PARTS = ("embedding", "multiplexer", "attention", "ffn", "demultiplexer")
@@ -57,8 +58,9 @@ def cost(
     bytes_per_number: int = 4,
     groups: int = 8,
     num_labels: int | None = None,
+    all_tokens: bool = False,
 ) -> Cost:
-    """Count the cost of a sentence classifier per example.
+    """Count the cost of a classifier per example.
 
     Args:
         model: a model, or a configuration with the kept structure.
@@ -67,8 +69,10 @@ def cost(
         bytes_per_number: 4 for float32, 2 for bfloat16, 1 for int8.
         groups: in one pass, between which the weights stay in the caches.
         num_labels: classes; the model's own unless given.
+        all_tokens: count a classifier of tokens, which a model says of itself.
     """
     config: Any = model if isinstance(model, PrumuxConfig) else model.config
+    all_tokens = all_tokens or isinstance(model, PrumuxForTokenClassification)
     instances = config.num_instances if num_instances is None else num_instances
     multiplexed = instances > 1 or config.multiplex_single
     classes = len(config.id2label) if num_labels is None else num_labels
@@ -78,7 +82,8 @@ def cost(
     prefix = instances if multiplexed and demux == "index" else 0
     prefix += bool(prefix) and config.first_token_id is not None
     positions = prefix + length
-    read = 1 + (instances if multiplexed and demux == "index" else 0)
+    first = 1 + (instances if multiplexed and demux == "index" else 0)
+    read = positions if all_tokens else first
 
     vector = dict.fromkeys(PARTS, 0.0)  # per group
     matrix = dict.fromkeys(PARTS, 0.0)
@@ -116,6 +121,9 @@ def cost(
     else:
         matrix["demultiplexer"] = 2.0 * width * dense  # the pooler
     matrix["demultiplexer"] += 2.0 * instances * dense * classes
+    if all_tokens:  # what is done at [CLS] of a sentence is done at every token
+        matrix["demultiplexer"] *= length
+        vector["demultiplexer"] *= length
     weights = sum(parameters.values()) - parameters["embedding"]
     moved = weights / groups + length * width * instances  # weights once per pass, and the rows of the table
     moved += 2.0 * positions * width * (1 + sum(map(bool, left.heads)) + sum(map(bool, left.intermediate)))
@@ -138,7 +146,7 @@ def _parameters(
         for heads in left.heads
     )
     ffn = sum(ffn_parameters(width, inner, inner > 0) + norms * (inner > 0) for inner in left.intermediate)
-    classifier = dense * classes + classes
+    classifier = dense * classes + classes + config.classifier_transform * (dense * dense + dense)
     linear, square, norm = width * dense + dense, dense * dense + dense, 2 * dense
     demux = linear  # the pooler
     if multiplexed:

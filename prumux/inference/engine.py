@@ -6,7 +6,7 @@ import logging
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -67,6 +67,12 @@ def compile_for_inference(
         )
     device = resolve_device(device)
     int8 = dtype in (INT8, torch.int8)
+    if int8 and device.type != "cpu":
+        raise UserError("int8 is for CPUs: use bfloat16 or float16 on this device")
+    if chunk_groups is not None and chunk_groups < 1:
+        raise UserError(f"chunk_groups {chunk_groups} is too small: give at least 1")
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise UserError("the model's weights are not all finite: they are damaged, train or load it again")
     return InferenceEngine(
         model,
         int8_activations(device) if int8 else resolve_dtype(dtype, device),
@@ -96,12 +102,12 @@ class InferenceEngine:
         compile: bool,
         progress: bool,
     ) -> None:
-        self.config = model.config
         self.dtype, self.int8, self.device = dtype, int8, device
         self.num_instances = model.config.num_instances
         self._tokenizer, self._name = tokenizer, model.name_or_path
         self._chunk_groups = chunk_groups
         self.forward = FastForward(model, dtype, int8).to(device).eval()
+        self.config = self.forward.config  # a copy of the model's
         self.buckets = None if buckets is None else sorted(buckets)
         self._run: Callable[..., Tensor] = self.forward
         self.compiled = compile
@@ -130,13 +136,16 @@ class InferenceEngine:
         except (
             Exception
         ) as error:  # the compiler's own kinds: no C++ compiler, no Triton, an unsupported operation
-            cause = _cause(error)
-            logger.warning("no compiler for the fast forward (%s): running it without, slower", cause[:200])
-            torch._dynamo.reset()
-            self._run, self.compiled = self.forward, False
+            self._without_compiler(error)
         shown.update()
         shown.close()
         logger.info("fast forward ready after %.0f s", time.perf_counter() - start)
+
+    def _without_compiler(self, error: Exception) -> None:
+        logger.warning(
+            "no compiler for the fast forward (%s): running it without, slower", _cause(error)[:200]
+        )
+        self._run, self.compiled = self.forward, False
 
     def _random_rows(self) -> Tensor:
         """Token ids [rows, L], the same in every build."""
@@ -159,7 +168,7 @@ class InferenceEngine:
             UserError: they differ by more than the dtype explains, or are not finite.
         """
         ids, mask, ours = self._random_call()
-        training = model.training
+        modes = [(module, module.training) for module in model.modules()]
         parameter = next(model.parameters())
         reference = model.eval()
         if parameter.dtype != torch.float32:
@@ -167,11 +176,8 @@ class InferenceEngine:
 
             reference = copy.deepcopy(model).float()
         theirs = reference(ids.to(parameter.device), mask.to(parameter.device)).logits.cpu()
-        model.train(training)
-        if not theirs.isfinite().all():
-            raise UserError(
-                "the model's own logits are not finite: its weights are damaged, train or load it again"
-            )
+        for module, training in modes:
+            module.training = training
         if theirs.dim() == 3:  # at padding there is nothing to compare
             ours, theirs = ours[mask.bool()], theirs[mask.bool()]
         difference = (ours.cpu() - theirs).abs().max().item()
@@ -207,12 +213,26 @@ class InferenceEngine:
             UserError: rows longer than the model's positions.
         """
         rows, length = input_ids.shape
+        if min(rows, length) == 0:
+            raise UserError(
+                f"input_ids of shape {tuple(input_ids.shape)} hold no rows: give at least one token"
+            )
+        for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+            if value is not None and value.shape != input_ids.shape:
+                raise UserError(
+                    f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}: make them equal"
+                )
+        if (
+            input_ids.device.type == "cpu"
+            and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size
+        ):
+            raise UserError(
+                f"input_ids outside the vocabulary of {self.config.vocab_size} tokens: take the model's tokenizer"
+            )
         if length > self.forward.max_length:
             raise UserError(
                 f"rows of {length} tokens are too long for this model ({self.forward.max_length}): truncate them"
             )
-        if rows == 0:
-            raise UserError("no rows: give at least one")
         ids = self._grouped(input_ids, self._pad_id)  # (groups, N, L')
         types = None if token_type_ids is None else self._grouped(token_type_ids, 0)
         attended = None if self.config.attend_padding else self._attended(attention_mask, ids, rows, length)
@@ -276,8 +296,18 @@ class InferenceEngine:
                 else torch.cat([value, value[-1:].expand(wanted - groups, *value.shape[1:])])
                 for value in given
             ]
-        output = self._run(*given)
+        output = self._call(*given)
         return output[: groups * self.num_instances].float()
+
+    def _call(self, *given: Tensor | None) -> Tensor:
+        if self.compiled:
+            try:
+                # buckets have code of their own, more than the compiler's limit for one function
+                with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
+                    return self._run(*given)
+            except Exception as error:  # compiled anew for inputs of another kind, and failing
+                self._without_compiler(error)
+        return self.forward(*given)
 
     # ---- text
 
@@ -301,10 +331,11 @@ class InferenceEngine:
         """Logits of texts, in their order.
 
         Args:
-            texts: sentences, or pairs of sentences; a list, a generator or a column of a ``datasets`` table.
+            texts: sentences, or pairs of sentences as tuples; a list, a generator or a column of a ``datasets`` table.
             batch_size: groups (rows / N) that are padded together.
             length_bucketing: put texts of similar length together, so that little is padded. Without, texts stay in
-                their order and are padded to ``max_seq_length``, as in the paper's protocol.
+                their order and are padded to ``max_seq_length``, as in the paper's protocol and as a model needs it
+                that attends padding.
             max_seq_length: longer texts are cut.
 
         Returns:
@@ -317,6 +348,13 @@ class InferenceEngine:
             raise UserError("predict is for sentence classifiers: call the engine with token ids")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} is too small: give at least 1")
+        if max_seq_length < 4:
+            raise UserError(f"max_seq_length {max_seq_length} is too small: give at least 4 tokens")
+        if isinstance(texts, str | Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
+            raise UserError(
+                f"predict takes the texts themselves, not a {type(texts).__name__}: give a list or one column"
+            )
+        length_bucketing = length_bucketing and not self.config.attend_padding
         length = min(max_seq_length, self.forward.max_length)
         rows = batch_size * self.num_instances
         found: list[np.ndarray] = []
@@ -349,6 +387,12 @@ class InferenceEngine:
     def _encode(self, texts: list[Text], length: int) -> dict[str, list[list[int]]]:
         """Token ids, masks and, where the model has them, types of one window of texts."""
         pairs = not isinstance(texts[0], str)
+        for text in texts:
+            parts = text if pairs and isinstance(text, tuple | list) and len(text) == 2 else [text]
+            if (len(parts) == 2) != pairs or not all(isinstance(part, str) for part in parts):
+                raise UserError(
+                    f"{str(text)[:80]!r} is no text to predict: give sentences, or pairs of sentences"
+                )
         columns = list(zip(*texts, strict=True)) if pairs else [texts]
         encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=length)
         wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if pairs else ()))

@@ -211,7 +211,10 @@ class FastAttention(nn.Module):
         scores = (query * self.width**-0.5) @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        context = scores.float().softmax(-1).to(x.dtype) @ value
+        weights = scores.float().softmax(-1).to(x.dtype)
+        if mask is not None:
+            weights = weights.masked_fill(~mask, 0)  # a group without any token attends to nothing
+        context = weights @ value
         return self.output(context.transpose(1, 2).flatten(2), queries, None, None)
 
 

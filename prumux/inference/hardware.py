@@ -51,6 +51,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     resolved = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if resolved not in DTYPES.values():
+        raise UserError(f"unknown dtype {resolved}: choose one of {', '.join(DTYPES)}")
     if resolved == torch.float16 and device.type == "cpu":
         raise UserError("float16 has no fast arithmetic on a CPU: use --dtype float32 or bfloat16, or a GPU")
     if resolved == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):

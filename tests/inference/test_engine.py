@@ -137,6 +137,35 @@ def test_ragged_groups_chunks_and_buckets(tiny, rows, attend_padding, buckets):
         torch.testing.assert_close(engine(ids, mask), theirs, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_group_without_any_token(tiny, rows, instances):
+    model = build(tiny(num_instances=instances))
+    ids, mask = rows(4)
+    mask[:instances] = 0
+    same(engine_of(model), model, ids, mask)
+
+
+def test_modes_and_settings_of_the_model_are_its_own(tiny, rows):
+    model = build(tiny(num_instances=2)).train()
+    model.bert.embeddings.eval()
+    engine = engine_of(model)
+    assert model.training
+    assert not model.bert.embeddings.training
+    ids, mask = rows(4)
+    before = engine(ids, mask)
+    model.config.attend_padding = True
+    assert torch.equal(engine(ids, mask), before)
+
+
+def test_padding_that_is_attended_is_not_trimmed(tiny):
+    tokenizer = toy_tokenizer()
+    model = build(tiny(num_instances=2, vocab_size=len(tokenizer), attend_padding=True))
+    engine = engine_of(model, tokenizer=tokenizer)
+    short = engine.predict(TEXTS, max_seq_length=20, progress=False)
+    fixed = engine.predict(TEXTS, max_seq_length=20, length_bucketing=False, progress=False)
+    np.testing.assert_array_equal(short, fixed)
+
+
 def test_bfloat16_is_close_and_float16_needs_a_gpu(tiny, rows):
     model = build(tiny(num_instances=2))
     ids, mask = rows(4)
@@ -178,11 +207,19 @@ def test_bad_input(tiny):
         engine(torch.ones(2, 41, dtype=torch.long))
     with pytest.raises(UserError, match="no rows"):
         engine(torch.ones(0, 4, dtype=torch.long))
+    with pytest.raises(UserError, match="outside the vocabulary of 50 tokens"):
+        engine(torch.full((2, 4), -1))
+    with pytest.raises(UserError, match="attention_mask has shape"):
+        engine(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 3, dtype=torch.long))
+    with pytest.raises(UserError, match="chunk_groups 0"):
+        engine_of(model, chunk_groups=0)
+    with pytest.raises(UserError, match=r"unknown dtype torch\.float64"):
+        engine_of(model, dtype=torch.float64)
     with pytest.raises(UserError, match="PrumuxForMaskedLM has no fast forward"):
         engine_of(build(tiny(), PrumuxForMaskedLM))
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
-    with pytest.raises(UserError, match="not finite: its weights are damaged"):
+    with pytest.raises(UserError, match="not all finite: they are damaged"):
         engine_of(model)
 
 
@@ -296,5 +333,8 @@ def test_predict_refuses(reader, tiny):
         engine_of(model).predict(TEXTS)
     with pytest.raises(UserError, match="batch_size 0"):
         engine_of(model, tokenizer=tokenizer).predict(TEXTS, batch_size=0)
+    for texts in ("one text", {"text": TEXTS}, [None], [("a", "b", "c")], ["a", ("b", "c")]):
+        with pytest.raises(UserError, match=r"texts themselves|is no text to predict"):
+            engine_of(model, tokenizer=tokenizer).predict(texts)
     with pytest.raises(UserError, match="for sentence classifiers"):
         engine_of(build(tiny(), PrumuxForTokenClassification)).predict(TEXTS)
