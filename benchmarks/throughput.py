@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -425,7 +426,8 @@ def measured_peaks(dtypes: list[str], device: Any, clock: Callable[[], float]) -
 
     rows = 1024 if device.type == "cpu" else 16384
     peaks = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's remarks on itself
         for dtype in [name for name in dtypes if name != "int8"]:
             kind, products = getattr(torch, dtype), []
             for narrow, wide in ((768, 3072), (3072, 768)):

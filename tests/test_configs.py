@@ -13,10 +13,12 @@ import yaml
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
 from prumux.data.toy import toy_tokenizer
+from prumux.pruning.accounting import sparsity
 from prumux.training.arguments import parse_arguments
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODELS = sorted((PROJECT / "configs/models").glob("*.json"))
+STRUCTURES = sorted((PROJECT / "configs/structures").glob("*.json"))
 RECIPES = sorted((PROJECT / "configs/recipes").glob("*.yaml"))
 PHASES = {"retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning", "finetuning_pruned"}
 OVERRIDES = {"num_instances_1", "small_tasks"}
@@ -28,10 +30,15 @@ def stem(path: Path) -> str:
 
 def test_no_file_is_forgotten() -> None:
     files = {path for path in (PROJECT / "configs").rglob("*") if path.is_file()}
-    assert files == {*MODELS, *RECIPES}
+    assert files == {*MODELS, *STRUCTURES, *RECIPES}
 
 
-@pytest.mark.parametrize("path", MODELS, ids=stem)
+@pytest.mark.parametrize("path", STRUCTURES, ids=stem)
+def test_structures_have_the_sparsity_of_their_name(path: Path) -> None:
+    assert sparsity(PrumuxConfig.from_json_file(path)) == pytest.approx(float(path.stem[-4:]), abs=0.001)
+
+
+@pytest.mark.parametrize("path", [*MODELS, *STRUCTURES], ids=stem)
 @pytest.mark.parametrize("num_instances", [1, 2])
 def test_architectures_build(path: Path, num_instances: int) -> None:
     fields = json.loads(path.read_text())
@@ -141,8 +148,11 @@ def test_conda_refers_to_the_one_list_of_packages() -> None:
 
 def test_every_dependency_has_a_range_and_a_reason() -> None:
     text = (PROJECT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|test) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    lists = re.findall(
+        r"^(?:dependencies|test|onnx|benchmark) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE
+    )
     lines = [line for block in lists for line in block.splitlines()]
     assert len(lines) > 12
     for line in lines:
-        assert re.fullmatch(r'\s+"[\w-]+>=[\d.]+,<[\d.]+",\s+# \w.*', line), line
+        reference = r'\s+"prumux\[\w+\]",.*'  # another list here
+        assert re.fullmatch(r'\s+"[\w-]+>=[\d.]+,<[\d.]+",\s+# \w.*|' + reference, line), line
