@@ -6,6 +6,7 @@ positions that are read, no operation for a removed block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class Cost:
 
 
 def cost(
-    model: nn.Module | PrumuxConfig,
+    model: nn.Module | PrumuxConfig | Mapping[str, Any],
     num_instances: int | None = None,
     length: int = 128,
     *,
@@ -63,7 +64,7 @@ def cost(
     """Count the cost of a classifier per example.
 
     Args:
-        model: a model, or a configuration with the kept structure.
+        model: a model, or a configuration with the kept structure, also as the content of its JSON file.
         num_instances: N; the model's own unless given.
         length: tokens per row.
         bytes_per_number: 4 for float32, 2 for bfloat16, 1 for int8.
@@ -71,6 +72,8 @@ def cost(
         num_labels: classes; the model's own unless given.
         all_tokens: count a classifier of tokens, which a model says of itself.
     """
+    if isinstance(model, Mapping):
+        model = PrumuxConfig(**model)
     config: Any = model if isinstance(model, PrumuxConfig) else model.config
     all_tokens = all_tokens or isinstance(model, PrumuxForTokenClassification)
     instances = config.num_instances if num_instances is None else num_instances

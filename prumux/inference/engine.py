@@ -52,8 +52,9 @@ def compile_for_inference(
         tokenizer: for ``predict``; taken from the model's folder unless given.
         chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device
             unless given.
-        buckets: lengths that rows are padded to; each, with each power of two of groups, gets compiled code of its own
-            when it is met first. Without, one code serves all sizes, which on a CPU is as fast.
+        buckets: lengths that rows are padded to; each, with each power of two of groups up to a chunk, is compiled for
+            itself while the engine is built. Longer rows are compiled when they are met. Without, one code serves all
+            sizes, which on a CPU is as fast.
         compile: ``False`` runs the same operations without the compiler.
         progress: show the warm-up.
 
@@ -126,20 +127,35 @@ class InferenceEngine:
             _with_own_code(self.forward), fullgraph=True, dynamic=self.buckets is None, options=options
         )
         start = time.perf_counter()
-        shown = tqdm(
-            total=1, desc="compiling the fast forward", disable=None if progress else True, leave=False
-        )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's remarks on itself
-                self._random_call()
-        except (
-            Exception
-        ) as error:  # the compiler's own kinds: no C++ compiler, no Triton, an unsupported operation
-            self._without_compiler(error)
-        shown.update()
-        shown.close()
+        with (
+            warnings.catch_warnings(),
+            tqdm(
+                self._warm_up(), desc="compiling", disable=None if progress else True, leave=False
+            ) as sizes,
+        ):
+            warnings.simplefilter("ignore")  # the compiler's remarks on itself
+            for length, groups in sizes:
+                sizes.set_postfix_str(f"{length} tokens, {groups} groups")
+                self._call(*self._dummy(length, groups))
+                if not self.compiled:  # `_call` has said why
+                    break
         logger.info("fast forward ready after %.0f s", time.perf_counter() - start)
+
+    def _warm_up(self) -> list[tuple[int, int]]:
+        """The sizes (length, groups) that are compiled at once: any two where sizes are free, else each bucket's."""
+        if self.buckets is None:
+            return [(min(CHECKED_LENGTH, self.forward.max_length), 3)]
+        found = []
+        for length in sorted({self._bucket(bucket) for bucket in self.buckets}):
+            chunk = self._chunk(length)
+            found += [(length, groups) for groups in (1 << i for i in range(1, 64)) if groups < 2 * chunk]
+        return found
+
+    def _dummy(self, length: int, groups: int) -> tuple[Tensor | None, ...]:
+        """Arguments of the forward of that size."""
+        ids = torch.zeros(groups, self.num_instances, length, dtype=torch.long, device=self.device)
+        mask = None if self.config.attend_padding else torch.ones_like(ids[:, 0], dtype=torch.bool)
+        return ids, mask, None
 
     def _without_compiler(self, error: Exception) -> None:
         logger.warning(
@@ -251,7 +267,7 @@ class InferenceEngine:
     def _bucket(self, length: int) -> int:
         """The length that rows are padded to; a model that attends padding gets no more of it."""
         if self.buckets is None or self.config.attend_padding:
-            return length
+            return min(length, self.forward.max_length)
         return min(
             next((bucket for bucket in self.buckets if bucket >= length), length), self.forward.max_length
         )

@@ -42,6 +42,14 @@ def test_operations_of_dense_bert():
     assert found.total > found.matrix_operations
 
 
+def test_a_structure_file_is_a_model():
+    import json
+    from pathlib import Path
+
+    file = Path("configs/structures/bert_base_s0.95.json")
+    assert cost(json.loads(file.read_text()), 10) == cost(PrumuxConfig.from_pretrained(file), 10)
+
+
 def test_cost_falls_with_instances_and_sparsity():
     dense = PrumuxConfig.from_pretrained("configs/models/bert_base.json")
     pruned = PrumuxConfig.from_pretrained("configs/structures/bert_base_s0.95.json")

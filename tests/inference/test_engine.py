@@ -246,6 +246,23 @@ def test_compiled(tiny, rows, demuxing):
 
 
 @pytest.mark.slow
+def test_buckets_are_compiled_when_the_engine_is_built(tiny, rows):
+    """No call of a length up to the largest bucket waits for the compiler."""
+    engine = engine_of(
+        build(tiny(num_instances=2, num_hidden_layers=1)), compile=True, chunk_groups=2, buckets=(4, 7)
+    )
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        for count, length in ((2, 3), (9, 4), (1, 7), (6, 5)):
+            engine(*rows(count, length))
+        assert engine.compiled
+        engine(*rows(2, 9))
+        assert not engine.compiled  # what the check above would see
+    finally:
+        torch.compiler.set_stance("default")
+
+
+@pytest.mark.slow
 def test_many_engines_in_one_process(tiny):
     """The compiler limits how often one piece of code is compiled; an engine doesn't count for another."""
     model = build(
