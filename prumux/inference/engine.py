@@ -129,9 +129,7 @@ class InferenceEngine:
         start = time.perf_counter()
         with (
             warnings.catch_warnings(),
-            tqdm(
-                self._warm_up(), desc="compiling", disable=None if progress else True, leave=False
-            ) as sizes,
+            tqdm(self._warm_up(), desc="compiling", disable=None if progress else True, leave=False) as sizes,
         ):
             warnings.simplefilter("ignore")  # the compiler's remarks on itself
             for length, groups in sizes:

@@ -19,6 +19,7 @@ def call(monkeypatch, tmp_path, capsys):
 
     def run(name: str, *arguments: str):
         target = tmp_path / "result.json"
+        monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(target), "--device", "cpu"])
         runpy.run_path(str(PROJECT / "benchmarks" / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out, json.loads(target.read_text())
@@ -43,6 +44,8 @@ def test_throughput(call, tmp_path):
         assert row["max_logit_diff"] < 1e-3
         assert row["share_of_limit"] > 0
         assert {"hf_float32", "eager_float32", "best_dense_same_dtype"} <= set(row["ratios"])
+        assert row["wall"]["threads"] >= 1
+        assert row["wall"]["examples_per_second"] > 0
         assert row["name"] in printed
     assert report["provenance"]["versions"]
 
