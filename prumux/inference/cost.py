@@ -97,8 +97,16 @@ def cost(
         VECTOR_OPERATIONS * width * length * (instances + (multiplexed and config.embed_twice))
     )
     if multiplexed:
-        if config.muxing_variant == "random_ortho":
+        if config.muxing_variant.startswith("random_ortho"):
             matrix["multiplexer"] = 2.0 * instances * length * width * width
+        elif config.muxing_variant == "gaussian_attention_v2":
+            tokens, inner = instances * positions, config.intermediate_size
+            size = (
+                config.num_attention_heads * config.head_dim
+            )  # two layers, over the tokens and over the instances
+            matrix["multiplexer"] = 2.0 * tokens * (8 * width * size + 4 * width * inner)
+            matrix["multiplexer"] += 4.0 * size * tokens * (positions + instances)
+            vector["multiplexer"] = 4.0 * VECTOR_OPERATIONS * tokens * (width + inner)
         else:
             vector["multiplexer"] = 2.0 * instances * length * width
     for layer, (heads, inner) in enumerate(zip(left.heads, left.intermediate, strict=True)):
@@ -160,10 +168,16 @@ def _parameters(
             "mlp": instances * (linear + norm) + square + norm,
         }[config.demuxing_variant]
         assert config.demuxing_variant in DEMULTIPLEXERS
-    matrices = config.muxing_variant == "random_ortho"
+    maps = instances * width * (width if config.muxing_variant.startswith("random_ortho") else 1)
+    if config.muxing_variant == "gaussian_attention_v2":
+        heads, inner = config.num_attention_heads, config.intermediate_size
+        layer = (
+            attention_parameters(width, heads, 1, left.head_dim) + ffn_parameters(width, inner, 1) + 2 * norms
+        )
+        maps += 2 * int(layer) + width  # and the gain
     return {
         "embedding": tables * width + norms,
-        "multiplexer": instances * width * (width if matrices else 1) if multiplexed else 0,
+        "multiplexer": maps if multiplexed else 0,
         "attention": int(attention),
         "ffn": int(ffn),
         "demultiplexer": demux + classifier,

@@ -152,8 +152,7 @@ class InferenceEngine:
     def _dummy(self, length: int, groups: int) -> tuple[Tensor | None, ...]:
         """Arguments of the forward of that size."""
         ids = torch.zeros(groups, self.num_instances, length, dtype=torch.long, device=self.device)
-        mask = None if self.config.attend_padding else torch.ones_like(ids[:, 0], dtype=torch.bool)
-        return ids, mask, None
+        return ids, torch.ones_like(ids, dtype=torch.bool), None
 
     def _without_compiler(self, error: Exception) -> None:
         logger.warning(
@@ -249,7 +248,7 @@ class InferenceEngine:
             )
         ids = self._grouped(input_ids, self._pad_id)  # (groups, N, L')
         types = None if token_type_ids is None else self._grouped(token_type_ids, 0)
-        attended = None if self.config.attend_padding else self._attended(attention_mask, ids, rows, length)
+        attended = self._attended(attention_mask, ids, rows, length)
         chunk = self._chunk(ids.shape[-1])
         outputs = []
         for start in range(0, len(ids), chunk):
@@ -289,16 +288,16 @@ class InferenceEngine:
         return values.unflatten(0, (-1, self.num_instances))
 
     def _attended(self, mask: Tensor | None, ids: Tensor, rows: int, length: int) -> Tensor:
-        """bool [groups, L'], the positions with a token of any row of the group."""
+        """bool [groups, N, L'], the tokens of each row."""
         if mask is None:
             mask = torch.ones(rows, length, dtype=torch.long)
         mask = nn.functional.pad(mask, (0, 0, 0, -rows % self.num_instances))  # filled rows ask for nothing
         mask = nn.functional.pad(mask.to(self.device), (0, ids.shape[-1] - length))
-        return mask.unflatten(0, (-1, self.num_instances)).bool().any(1)
+        return mask.unflatten(0, (-1, self.num_instances)).bool()
 
-    def _pass(self, ids: Tensor, attended: Tensor | None, types: Tensor | None, part: slice) -> Tensor:
+    def _pass(self, ids: Tensor, attended: Tensor, types: Tensor | None, part: slice) -> Tensor:
         """One chunk through the compiled forward. A single group is doubled: a size of 1 would be compiled anew."""
-        given = [ids, None if attended is None else attended[part], None if types is None else types[part]]
+        given = [ids, attended[part], None if types is None else types[part]]
         groups = len(ids)
         wanted = max(2, groups)
         if self.buckets is not None:

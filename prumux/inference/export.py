@@ -38,7 +38,7 @@ class _Rows(nn.Module):
         def grouped(values: Tensor) -> Tensor:
             return values.reshape(-1, self.num_instances, values.shape[-1])
 
-        attended = None if self.fast.config.attend_padding else grouped(attention_mask).amax(1) > 0
+        attended = grouped(attention_mask) > 0
         types = None if token_type_ids is None else grouped(token_type_ids)
         return self.fast(grouped(input_ids), attended, types)
 

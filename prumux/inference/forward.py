@@ -11,7 +11,6 @@ What differs from the model's own forward:
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from prumux.inference.quantized import quantize
 from prumux.models.encoder import Attention, EncoderLayer
 from prumux.models.modeling import EncoderState, PrumuxClassifier, PrumuxForTokenClassification
-from prumux.models.multiplexers import RandomOrtho
 
 
 class FastForward(nn.Module):
@@ -46,15 +44,18 @@ class FastForward(nn.Module):
         self.max_length = bert.max_length
         attending = [i for i, layer in enumerate(bert.encoder.layer) if layer.attention is not None]
         self.last_attention = attending[-1] if attending else -1
-        self._fold_embeddings(model)
-        for name in ("words", "typed", "prefix", "matrices"):  # the rest is small and stays in float32
-            if (value := getattr(self, name)) is not None:
-                setattr(self, name, value.to(dtype))
+        mixer = bert.multiplexer
+        self.folds = mixer is None or mixer.linear() is not None
+        if self.folds:
+            self._fold_embeddings(model)
+            for name in ("words", "typed", "prefix", "matrices"):  # the rest is small and stays in float32
+                if (value := getattr(self, name)) is not None:
+                    setattr(self, name, value.to(dtype))
+            bert.embeddings.word_embeddings = bert.embeddings.position_embeddings = None  # type: ignore[assignment]
         reads = -1 if self.all_tokens else self.last_attention
         layers: Any = bert.encoder.layer
         self.layers = nn.ModuleList(FastLayer(layer, i == reads) for i, layer in enumerate(layers))
         bert.encoder.layer = None  # type: ignore[assignment]
-        bert.embeddings.word_embeddings = bert.embeddings.position_embeddings = None  # type: ignore[assignment]
         self.model = model.to(dtype)  # type: ignore[arg-type]
         self.layers.to(dtype)
         if int8:
@@ -80,20 +81,22 @@ class FastForward(nn.Module):
         shift: Tensor
         if mixer is None:
             scale, shift = norm.weight[None], norm.bias
-        elif isinstance(mixer, RandomOrtho):
-            # sum_i R_i (w * x_i + b) / sqrt(N): the LayerNorm's weight goes into the matrices' columns
-            turned = mixer.vectors / math.sqrt(instances)
-            scale, shift = torch.ones_like(norm.weight).expand(instances, -1), turned.sum(0) @ norm.bias
-            matrices = turned * norm.weight
         else:
-            scale, shift = norm.weight * mixer.vectors / instances, norm.bias * mixer.vectors.mean(0)
+            maps = mixer.linear()
+            assert maps is not None
+            if maps.dim() == 3:
+                # sum_i R_i (w * x_i + b): the LayerNorm's weight goes into the matrices' columns
+                scale, shift = torch.ones_like(norm.weight).expand(instances, -1), maps.sum(0) @ norm.bias
+                matrices = maps * norm.weight
+            else:
+                scale, shift = norm.weight * maps, norm.bias * maps.sum(0)
         self.register_buffer("matrices", matrices)
         self.register_buffer("scale", scale.clone())
         self.register_buffer("shift", shift.clone())
         prefix = None
         if self.prefix_length:
             ids = torch.zeros(instances, 1, dtype=torch.long)
-            attended = torch.ones(1, 1, dtype=torch.bool)
+            attended = torch.ones(1, instances, 1, dtype=torch.bool)
             prefix = bert._embed(ids, None, attended, None)[0][:, : self.prefix_length].clone()
         self.register_buffer("prefix", prefix)
 
@@ -104,15 +107,18 @@ class FastForward(nn.Module):
 
         Args:
             input_ids: ``[G, N, L]``. token_type_ids: the same shape, or ``None`` for type 0.
-            attended: bool ``[G, L]``, the positions of the mixture that are attended; ``None`` for all.
+            attended: bool ``[G, N, L]``, the tokens of each row; ``None`` for all.
 
         Returns:
             ``[G * N, C]`` or, for tokens, ``[G * N, L, C]``.
         """
-        x = self._embed(input_ids, token_type_ids)  # (G, P + L, D)
+        if self.folds:
+            x = self._embed(input_ids, token_type_ids)  # (G, P + L, D)
+        else:
+            x = self._embed_plainly(input_ids, token_type_ids, attended)
         mask = None
-        if attended is not None:
-            mask = nn.functional.pad(attended, (self.prefix_length, 0), value=True)[:, None, None]
+        if attended is not None and not self.config.attend_padding:
+            mask = nn.functional.pad(attended.any(1), (self.prefix_length, 0), value=True)[:, None, None]
         for i, layer in enumerate(self.layers):
             x = layer(self._read(x) if i == self.last_attention else x, x, mask)
         if self.last_attention < 0:
@@ -125,6 +131,16 @@ class FastForward(nn.Module):
         if self.model.bert.pooler is not None:
             features = self.model.bert.pooler(features)
         return self.model._classify(features)
+
+    def _embed_plainly(
+        self, input_ids: Tensor, token_type_ids: Tensor | None, attended: Tensor | None
+    ) -> Tensor:
+        """The model's own way, for a mixture that is no sum of linear maps."""
+        if attended is None:
+            attended = torch.ones_like(input_ids, dtype=torch.bool)
+        if token_type_ids is not None:
+            token_type_ids = token_type_ids.flatten(0, 1) if self.config.use_token_types else None
+        return self.model.bert._embed(input_ids.flatten(0, 1), token_type_ids, attended, None)[0]
 
     def _read(self, x: Tensor) -> Tensor:
         """The positions that are read of the encoder's output: markers and first token, or all of them."""

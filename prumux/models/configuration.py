@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from prumux.models.demultiplexers import DEMUXING_ALIASES
+from prumux.models.multiplexers import MUXING_ALIASES
+
 
 @strict
 class PrumuxConfig(PreTrainedConfig):
@@ -18,7 +21,7 @@ class PrumuxConfig(PreTrainedConfig):
 
     Multiplexing (paper section 2.2):
         num_instances: inputs mixed into one sequence; 1 is the plain encoder.
-        muxing_variant, demuxing_variant: names from ``MULTIPLEXERS`` and ``DEMULTIPLEXERS``.
+        muxing_variant, demuxing_variant: names from ``MULTIPLEXERS`` and ``DEMULTIPLEXERS``, or an alias of one.
         num_hidden_demux_layers: dense layers of the ``index_pos`` demultiplexer.
         gaussian_hadamard_norm: norm of each multiplexing vector. binary_hadamard_epsilon: overlap of the 0/1 chunks.
         learn_muxing: train the multiplexing vectors instead of keeping them fixed.
@@ -36,6 +39,8 @@ class PrumuxConfig(PreTrainedConfig):
         separate_retrieval: vocabulary scores are read through a demultiplexing chain with LayerNorms of their own.
         position_offset: index of the first position embedding (RoBERTa: ``pad_token_id + 1``, and padding tokens have
             the position ``pad_token_id``).
+        pooler_act: activation between the two layers of the head of a model without multiplexing (BERT and RoBERTa:
+            tanh, ELECTRA: gelu).
         classifier_transform: a dense layer and the activation between demultiplexer and classifier (DataMUX's RoBERTa
             with ``index`` demultiplexing).
 
@@ -81,6 +86,7 @@ class PrumuxConfig(PreTrainedConfig):
     separate_retrieval: bool = False
     position_offset: int = 0
     classifier_transform: bool = False
+    pooler_act: str = "tanh"
 
     if TYPE_CHECKING:  # None only asks __post_init__ to fill it in
         head_dim: int = 0
@@ -95,6 +101,8 @@ class PrumuxConfig(PreTrainedConfig):
     kept_intermediate: list[int] | None = None
 
     def __post_init__(self, **kwargs):
+        self.muxing_variant = MUXING_ALIASES.get(self.muxing_variant, self.muxing_variant)
+        self.demuxing_variant = DEMUXING_ALIASES.get(self.demuxing_variant, self.demuxing_variant)
         if self.dense_hidden_size is None:
             self.dense_hidden_size = self.hidden_size
         if self.num_hidden_demux_layers < 2:

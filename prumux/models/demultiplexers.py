@@ -8,7 +8,9 @@ from transformers.activations import ACT2FN
 
 
 class Demultiplexer(nn.Module):
-    """Base. ``input_size`` is the width of the residual stream, ``output_size`` the width of an unpruned model.
+    """Base; a new variant is a class and an entry in :data:`DEMULTIPLEXERS`.
+
+    ``input_size`` is the width of the residual stream, ``output_size`` the width of an unpruned model.
 
     Attributes:
         prefix_length: tokens the variant puts before every row (N for ``index``, else 0).
@@ -176,5 +178,7 @@ class Mlp(Demultiplexer):
 
 
 DEMULTIPLEXERS: dict[str, type[Demultiplexer]] = {"index_pos": IndexPos, "index": Index, "mlp": Mlp}
+# Other published names of the same thing: MUX-PLM's paper calls index_pos RSA.
+DEMUXING_ALIASES = {"rsa": "index_pos", "rsa_demux": "index_pos", "index_embeddings": "index"}
 # How the vocabulary is read with ``separate_retrieval``.
 RETRIEVAL_DEMULTIPLEXERS: dict[str, type[Demultiplexer]] = {**DEMULTIPLEXERS, "index_pos": IndexPosChain}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from prumux.models.demultiplexers import (
     IndexPosChain,
 )
 from prumux.models.encoder import Embeddings, Encoder, EncoderLayer, read
-from prumux.models.multiplexers import MULTIPLEXERS, Multiplexer
+from prumux.models.multiplexers import MULTIPLEXERS, GaussianAttention, Multiplexer
 from prumux.pruning.masks import Masks, StreamMask, resolve
 
 IGNORE_INDEX = -100  # label of filled rows and unmasked tokens, PyTorch's and Hugging Face's convention
@@ -64,6 +65,7 @@ def build_multiplexer(config: PrumuxConfig) -> Multiplexer:
         norm=config.gaussian_hadamard_norm,
         epsilon=config.binary_hadamard_epsilon,
         learned=config.learn_muxing,
+        layer=partial(build_layer, config, config.num_attention_heads, config.intermediate_size),
     )
 
 
@@ -82,34 +84,36 @@ def build_demultiplexer(
     )
 
 
-def build_encoder(config: PrumuxConfig) -> Encoder:
-    """The encoder with the number of heads and FFN dimensions that each layer has left."""
-    return Encoder(
-        [
-            EncoderLayer(
-                hidden_size=config.hidden_size,
-                num_heads=heads,
-                head_dim=config.head_dim,
-                intermediate_size=intermediate,
-                activation=config.hidden_act,
-                layer_norm_eps=config.layer_norm_eps,
-                dropout=config.hidden_dropout_prob,
-                attention_dropout=config.attention_probs_dropout_prob,
-            )
-            for heads, intermediate in zip(config.heads_per_layer, config.intermediate_per_layer, strict=True)
-        ]
+def build_layer(config: PrumuxConfig, num_heads: int, intermediate_size: int) -> EncoderLayer:
+    """A Transformer layer at the width of the residual stream."""
+    return EncoderLayer(
+        hidden_size=config.hidden_size,
+        num_heads=num_heads,
+        head_dim=config.head_dim,
+        intermediate_size=intermediate_size,
+        activation=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
     )
 
 
-class Pooler(nn.Module):
-    """BERT's pooler: ``tanh(W h)`` of the first position."""
+def build_encoder(config: PrumuxConfig) -> Encoder:
+    """The encoder with the number of heads and FFN dimensions that each layer has left."""
+    sizes = zip(config.heads_per_layer, config.intermediate_per_layer, strict=True)
+    return Encoder([build_layer(config, heads, intermediate) for heads, intermediate in sizes])
 
-    def __init__(self, *, input_size: int, output_size: int) -> None:
+
+class Pooler(nn.Module):
+    """The first layer of the head without multiplexing: ``act(W h)`` of the first position."""
+
+    def __init__(self, *, input_size: int, output_size: int, activation: str) -> None:
         super().__init__()
         self.dense = nn.Linear(input_size, output_size)
+        self.activation = ACT2FN[activation]
 
     def forward(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.dense(first))
+        return self.activation(self.dense(first))
 
 
 class PrumuxPreTrainedModel(PreTrainedModel):
@@ -127,6 +131,8 @@ class PrumuxPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, Multiplexer):
             init.copy_(module.vectors, module.initial_vectors())
+            if isinstance(module, GaussianAttention):
+                init.ones_(module.gain)
         elif isinstance(module, IndexPos | IndexPosChain):
             init.normal_(module.keys, mean=0.0, std=1.0)
         elif isinstance(module, PrumuxModel) and module.prefix_embeddings is not None:
@@ -152,7 +158,11 @@ class PrumuxModel(PrumuxPreTrainedModel):
         )
         self.encoder = build_encoder(config)
         self.pooler = (
-            Pooler(input_size=config.hidden_size, output_size=config.dense_hidden_size)
+            Pooler(
+                input_size=config.hidden_size,
+                output_size=config.dense_hidden_size,
+                activation=config.pooler_act,
+            )
             if add_pooling_layer
             else None
         )
@@ -166,6 +176,11 @@ class PrumuxModel(PrumuxPreTrainedModel):
         self.first_position = markers  # where sentences are read
         inserted = bool(markers) and config.first_token_id is not None
         self.prefix_length = markers + inserted  # positions before the rows' own tokens
+        if self.max_length < 1:
+            raise ValueError(
+                f"the {self.prefix_length} markers of {config.demuxing_variant} demultiplexing leave no room in "
+                f"max_position_embeddings {config.max_position_embeddings}: use a smaller num_instances"
+            )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -208,11 +223,11 @@ class PrumuxModel(PrumuxPreTrainedModel):
         layer_masks, stream = resolve(
             masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size
         )
-        attended = (
-            torch.ones(rows // instances, length, dtype=torch.bool, device=input_ids.device)
-            if attention_mask is None
-            else attention_mask.view(-1, instances, length).bool().any(dim=1)
-        )  # (B, L)
+        if attention_mask is None:
+            attended = torch.ones(input_ids.shape, dtype=torch.bool, device=input_ids.device)
+        else:
+            attended = attention_mask.bool()
+        attended = attended.view(-1, instances, length)
         x, attended = self._embed(input_ids, token_type_ids, attended, stream)
         use_mask = attention_mask is not None and not config.attend_padding
         hidden_states = self.encoder(x, attended if use_mask else None, layer_masks, stream)
@@ -227,7 +242,10 @@ class PrumuxModel(PrumuxPreTrainedModel):
     def _embed(
         self, input_ids: Tensor, token_type_ids: Tensor | None, attended: Tensor, stream: StreamMask | None
     ) -> tuple[Tensor, Tensor]:
-        """Token ids [N*B, L] -> encoder input [B, prefix + L, D] and its attended positions."""
+        """Token ids [N*B, L] -> encoder input [B, prefix + L, D] and its attended positions, those of any row.
+
+        ``attended``: bool ``[B, N, L]``, the tokens of each row.
+        """
         first_token = self.config.first_token_id
         if first_token is not None and self.prefix_embeddings is None:
             input_ids = input_ids.clone()
@@ -235,19 +253,18 @@ class PrumuxModel(PrumuxPreTrainedModel):
         words = self.embeddings.word_embeddings(input_ids)  # (N*B, L, D)
         positions = self._positions(input_ids) if self.config.position_offset else None
         if self.multiplexer is None:
-            return self.embeddings(words, token_type_ids, stream, positions), attended
+            return self.embeddings(words, token_type_ids, stream, positions), attended.any(1)
         if self.prefix_embeddings is not None:
             words = torch.cat([self._prefix(words.shape[0]), words], dim=1)
             attended = nn.functional.pad(attended, (self.prefix_length, 0), value=True)
             if token_type_ids is not None:
                 token_type_ids = nn.functional.pad(token_type_ids, (self.prefix_length, 0))
         embedded = self.embeddings(words, token_type_ids, stream, positions)
-        mixture = read(
-            self.multiplexer(embedded.unflatten(0, (-1, self.config.num_instances))), stream
-        )  # (B, L, D)
+        grouped = embedded.unflatten(0, (-1, self.config.num_instances))  # (B, N, L, D)
+        mixture = read(self.multiplexer(grouped, attended, stream), stream)  # (B, L, D)
         if self.config.embed_twice:
             mixture = self.embeddings.finish(mixture, None, stream)
-        return mixture, attended
+        return mixture, attended.any(1)
 
     def _positions(self, input_ids: Tensor) -> Tensor:
         """RoBERTa's positions [N*B, prefix + L]: real tokens are counted, padding stands before the offset."""

@@ -33,6 +33,10 @@ class _Kept:
             self.heads.append(self._survivors(layer.head, heads if layer.attention_alive else 0, device))
             self.inner.append(self._survivors(layer.intermediate, inner if layer.ffn_alive else 0, device))
             self.coarse.append((_value(layer.head_layer, device), _value(layer.mlp, device)))
+        # one more, dense in everything but the stream: the layers of a contextual multiplexer
+        self.heads.append(self._survivors(None, config.num_attention_heads, device))
+        self.inner.append(self._survivors(None, config.intermediate_size, device))
+        self.coarse.append((_value(None, device), _value(None, device)))
 
     @staticmethod
     def _survivors(mask: Tensor | None, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -87,8 +91,8 @@ def _smaller_config(model: PrumuxPreTrainedModel, kept: _Kept) -> PrumuxConfig:
     # of a converted checkpoint it may be unknown which dimensions it has: then it stays unknown
     config.kept_hidden = None if before is None else [before[i] for i in kept.stream.tolist()]
     config.hidden_size = len(kept.stream)
-    config.kept_heads = [len(index) for index, _ in kept.heads]
-    config.kept_intermediate = [len(index) for index, _ in kept.inner]
+    config.kept_heads = [len(index) for index, _ in kept.heads[:-1]]
+    config.kept_intermediate = [len(index) for index, _ in kept.inner[:-1]]
     if isinstance(model, PrumuxClassifier):
         config.retrieval_loss_coeff = 0.0
     if isinstance(model, PrumuxForMaskedLM):
@@ -102,6 +106,12 @@ def _slice(name: str, value: Tensor, kept: _Kept, config: PrumuxConfig) -> Tenso
     layer = re.match(r"encoder\.layer\.(\d+)\.(.*)", name)
     if layer:
         return _LAYER[layer[2]](value, kept, int(layer[1]))
+    if inside := re.match(r"multiplexer\.(?:rows|across)\.(.*)", name):
+        return _LAYER[inside[1]](value, kept, -1)
+    if name == "multiplexer.gain":
+        return value[kept.stream] * kept.scale
+    if name == "multiplexer.vectors" and config.muxing_variant == "gaussian_attention_v2":
+        return value[:, kept.stream]  # the mask's value is in the gain
     if name in ("prefix_embeddings",) or re.match(r"embeddings\..*_embeddings", name):
         return value[:, kept.stream] * kept.scale
     if name.startswith("embeddings.LayerNorm"):

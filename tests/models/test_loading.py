@@ -255,7 +255,7 @@ def test_more_layers_than_the_weights_have(bert, shape):
         ({"hidden_act": "gelato"}, "hidden_act is 'gelato'"),
         (
             {"num_instances": 2, "muxing_variant": "magic"},
-            "choose one of: binary_hadamard, gaussian_hadamard",
+            "choose one of: binary_hadamard, gaussian_attention_v2",
         ),
         ({"num_instances": 2, "demuxing_variant": "magic"}, "choose one of: index, index_pos, mlp"),
         ({"num_instances": 17, "muxing_variant": "binary_hadamard"}, "into 17 chunks"),

@@ -123,7 +123,7 @@ def test_wrong_inputs_name_the_remedy(tiny, rows):
         model(ids, mask)
     with pytest.raises(ValueError, match="max_position_embeddings 40"):
         model(torch.ones(2, 41, dtype=torch.long))
-    with pytest.raises(ValueError, match="choose one of: binary_hadamard, gaussian_hadamard, random_ortho"):
+    with pytest.raises(ValueError, match="choose one of: binary_hadamard, gaussian_attention_v2"):
         classifier(tiny(num_instances=2, muxing_variant="gaussian"))
     with pytest.raises(ValueError, match="num_instances must not exceed the hidden size"):
         classifier(tiny(num_instances=17, muxing_variant="binary_hadamard"))
