@@ -19,7 +19,12 @@ def parse() -> argparse.Namespace:
     out = env("OUTPUT_DIR") or str(Path(__file__).resolve().parent / "out")
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("task", nargs="?", metavar="TASK", help="a GLUE task, toy, toy-nli; any name with --validation_file")
+    add(
+        "task",
+        nargs="?",
+        metavar="TASK",
+        help="a GLUE task, NER, toy, toy-nli; any name with --validation_file",
+    )
     add("sparsity", nargs="?", type=float, metavar="SPARSITY", help="target sparsity, 0 to 0.99")
     add("num_instances", nargs="?", type=int, metavar="N", help="inputs multiplexed into one")
     add("--model", metavar="PATH", help="evaluate this folder instead of searching OUTPUT_DIR")
@@ -49,6 +54,13 @@ def parse() -> argparse.Namespace:
     )
     add("--compile", action="store_true", help="time the plain model through torch.compile")
     add("--dynamic_padding", action="store_true", help="for accuracy pad to each batch's longest row only")
+    add(
+        "--ensemble",
+        type=int,
+        default=1,
+        metavar="K",
+        help="the same input in K of the N slots, logits averaged",
+    )
     add("--num_groupings", type=int, default=1, help="average accuracy over so many groupings (default 1)")
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")
     add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")
@@ -64,7 +76,7 @@ def parse() -> argparse.Namespace:
         parser.error("give TASK SPARSITY N, or TASK --model PATH")
     if args.sparsity is not None and not 0 <= args.sparsity <= 0.99:
         parser.error(f"sparsity {args.sparsity:g} is outside [0, 0.99]")
-    for name in ("num_instances", "batch_size", "max_seq_length", "num_groupings", "repeats"):
+    for name in ("num_instances", "batch_size", "max_seq_length", "ensemble", "num_groupings", "repeats"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"{name} is {getattr(args, name)}: give 1 or more")
     return args

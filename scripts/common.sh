@@ -108,6 +108,7 @@ canonical_task() {
     cola) echo CoLA ;;
     stsb) echo STS-B ;;
     wnli) echo WNLI ;;
+    ner) echo NER ;;
     toy) echo toy ;;
     toynli) echo toy-nli ;;
     *) printf '%s\n' "$1" ;; # the user's own files, or a slip that run_glue.py answers with the list of tasks

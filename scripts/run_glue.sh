@@ -2,9 +2,10 @@
 # Trains or evaluates a dense or multiplexed model with run_glue.py. Usage: run_glue.sh [options] [-- flags of run_glue.py]
 #   -N, --num_instances N    inputs mixed into one (default 1 for baseline, else 2)
 #   -s, --setting SETTING    baseline, retrieval_pretraining, mlm_pretraining or finetuning (default)
-#   -d, --demuxing VARIANT   index_pos, index or mlp
-#   -m, --muxing VARIANT     gaussian_hadamard, binary_hadamard or random_ortho
-#   --task TASK              GLUE task, toy or toy-nli (default toy)
+#   -d, --demuxing VARIANT   index_pos (or rsa), index, mlp
+#   -m, --muxing VARIANT     gaussian_hadamard, binary_hadamard, random_ortho, random_ortho_low_rank or contextual
+#   --task TASK              GLUE task, NER, toy or toy-nli (default toy; of run_ner.sh NER); in pretraining of a given
+#                            model also plain text: the .txt of TRAIN_FILE, else wikitext from the hub
 #   --lr LR                  learning rate
 #   --batch_size B           groups per batch, after multiplexing: a batch holds B*N inputs
 #   --config_name FILE       architecture, such as configs/models/bert_base.json (weights start at random)
@@ -20,7 +21,7 @@
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-N='' SETTING=finetuning TASK=toy RUN_DIR='' MODEL_GIVEN=''
+N='' SETTING=finetuning TASK=${DEFAULT_TASK:-toy} RUN_DIR='' MODEL_GIVEN='' TASK_GIVEN=${DEFAULT_TASK:-}
 FLAGS=() DO=()
 while [ $# -gt 0 ]; do
   option=$1
@@ -39,10 +40,13 @@ while [ $# -gt 0 ]; do
         -d | --demuxing) FLAGS+=(--demuxing_variant "$value") ;;
         -m | --muxing) FLAGS+=(--muxing_variant "$value") ;;
         -s | --setting) SETTING=$value ;;
-        --task) TASK=$(canonical_task "$value") ;;
+        --task) TASK=$(canonical_task "$value") TASK_GIVEN=1 ;;
         --lr) FLAGS+=(--learning_rate "$value") ;;
         --batch_size) BATCH_SIZE=$value ;;
-        --config_name) FLAGS+=(--config_name "$value") MODEL_GIVEN=1 ;;
+        --config_name)
+          [ -e "$value" ] || [ ! -e "$PROJECT/$value" ] || value=$PROJECT/$value # configs/... from any folder
+          FLAGS+=(--config_name "$value") MODEL_GIVEN=1
+          ;;
         --model_path) FLAGS+=(--model_name_or_path "$value") MODEL_GIVEN=1 ;;
         --data_dir) DATA_DIR=$value ;;
         --output_dir) RUN_DIR=$value ;;
@@ -54,6 +58,9 @@ while [ $# -gt 0 ]; do
 done
 [ "${#DO[@]}" -gt 0 ] || DO=(--do_train --do_eval)
 
+if [ -z "$TASK_GIVEN" ] && [ -n "$MODEL_GIVEN" ] && [[ $SETTING == *_pretraining ]]; then
+  if [ -n "${TRAIN_FILE:-}" ]; then TASK=corpus; else TASK=wikitext; fi # plain text, before any task is known
+fi
 case $SETTING in
   baseline) N=${N:-1} name=dense ;;
   retrieval_pretraining) N=${N:-2} name=retrieval_$N ;;
@@ -72,12 +79,12 @@ set_recipe "$TASK"
 setup
 common_arguments
 # shellcheck disable=SC2086  # EXTRA holds several flags
-run "$PROJECT/run_glue.py" --setting "$SETTING" "${ARGS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "${DO[@]}" \
+run "$PROJECT/${PROGRAM:-run_glue.py}" --setting "$SETTING" "${ARGS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "${DO[@]}" \
   --output_dir "$RUN_DIR" ${EXTRA:-} "$@"
 
 case $SETTING in
   *_pretraining) next_step "trained: $RUN_DIR/best. Next, finetune it:" \
-    "bash $PROJECT/scripts/run_glue.sh -N $N -s finetuning --task $TASK --model_path $RUN_DIR/best" ;;
+    "bash $PROJECT/scripts/${PROGRAM_SCRIPT:-run_glue.sh} -N $N -s finetuning --task $TASK --model_path $RUN_DIR/best" ;;
   *) next_step "done: $RUN_DIR. Next, prune it:" \
     "TEACHER=$RUN_DIR/best bash $PROJECT/scripts/run_PruMUX.sh $TASK 0.60 $N" ;;
 esac

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 IGNORE = -100  # label of a filled row: cross entropy skips it, metrics never see it
 
 
-def _label(feature: Mapping[str, Any]) -> int | float | None:
+def _label(feature: Mapping[str, Any]) -> int | float | list[int] | None:
     label = feature.get("labels", feature.get("label"))
     return label.item() if isinstance(label, np.generic | torch.Tensor) else label
 
@@ -49,7 +49,8 @@ class GroupingCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Features (``input_ids`` and, if any, ``labels``) to tensors ``[N*B, L]``; ``labels`` ``[N*B]``.
 
-        Labels are int64 classes, or float32 scores when they are floats. Features are not modified.
+        Labels are int64 classes, or float32 scores when they are floats; a list of classes, one per token, becomes
+        ``[N*B, L]``. Features are not modified.
         """
         if not features:
             raise ValueError("a batch of 0 rows can't be grouped: give at least one feature")
@@ -63,7 +64,10 @@ class GroupingCollator:
         }
         batch["attention_mask"][len(features) :] = 0  # a filled row holds no token that could be asked for
         labels = [_label(feature) for feature in features]
-        if labels[0] is not None:
+        if isinstance(labels[0], list):
+            padded = [[*row, *[IGNORE] * (length - len(row))] for row in labels]  # type: ignore[misc,arg-type]
+            batch["labels"] = torch.tensor([*padded, *[[IGNORE] * length] * missing], dtype=torch.long)
+        elif labels[0] is not None:
             is_score = isinstance(labels[0], float)
             dtype = torch.float32 if is_score else torch.long
             batch["labels"] = torch.tensor([*labels, *[IGNORE] * missing], dtype=dtype)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prumux.data import toy
-from prumux.data.tasks import GLUE_HUB_ID, TASKS, Task, get_task
+from prumux.data import tokens, toy
+from prumux.data.tasks import GLUE_HUB_ID, TAG_METRICS, TASKS, Task, get_task
 from prumux.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class TaskData:
 
     Columns are ``text``, ``text_pair`` (pairs only) and ``label`` (a label NAME, or a float for regression); after
     :func:`tokenize` they are ``input_ids``, ``attention_mask``, ``token_type_ids``, ``labels`` and ``length``.
+    With ``tokens``, ``text`` is a list of words and ``label`` a list of tag names.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TaskData:
     label_names: list[str] | None  # None: regression
     metrics: tuple[str, ...]
     main_metric: str
+    tokens: bool = False
 
 
 def load_task(
@@ -63,6 +65,7 @@ def load_task(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     splits: Sequence[str] = SPLITS,
+    tag_words: bool = False,
 ) -> TaskData:
     """The rows of a task.
 
@@ -74,11 +77,22 @@ def load_task(
             :data:`TEXT_COLUMNS`, and a label column; with ``task_name`` its columns, labels and metrics hold.
         max_train_samples, max_eval_samples: only the first rows.
         splits: which splits must be there; of the user's files those given are read.
+        tag_words: the data are words with tags (see :mod:`prumux.data.tokens`), as NER's and .conll files always are.
 
     Raises:
         UserError: unknown task, missing file or column, unknown label, no rows, hub out of reach.
     """
     task = None if task_name is None else get_task(task_name)
+    if tag_words and task is not None and not task.tokens:
+        raise UserError(
+            f"{task.name} labels whole texts, not words: use run_glue.py, or name the task of the words (NER)"
+        )
+    tagged = [
+        path
+        for path in (train_file, validation_file)
+        if Path(path or "").suffix.lower() in tokens.TAGGED_TYPES
+    ]
+    tag_words = tag_words or bool(tagged) or (task is not None and task.tokens)
     limits = {"train": max_train_samples, "validation": max_eval_samples}
     for split, limit in limits.items():
         if limit is not None and limit < 1:
@@ -91,12 +105,18 @@ def load_task(
             raise UserError(
                 "--data_dir and --train_file/--validation_file exclude each other: give one of them"
             )
-        examples = {split: _read_own_file(path, task) for split, path in given.items()}
+        if tag_words:
+            examples = {split: tokens.read_file(path) for split, path in given.items()}
+        else:
+            examples = {split: _read_own_file(path, task) for split, path in given.items()}
         sources = {split: str(path) for split, path in given.items()}
     elif task is None:
         raise UserError(
             f"no data named: give --task_name (one of {', '.join(TASKS)}) or --train_file and --validation_file"
         )
+    elif tag_words:
+        examples = {split: tokens.read_split(task, split, data_dir) for split in splits}
+        sources = {split: f"the {split} split of {task.name}" for split in splits}
     else:
         examples = {split: _read_split(task, split, data_dir) for split in splits}
         sources = {split: f"the {split} split of {task.name}" for split in splits}
@@ -104,8 +124,13 @@ def load_task(
         examples[split] = {name: values[: limits[split]] for name, values in columns.items()}
         if not columns["label"]:
             raise UserError(f"{sources[split]} holds no rows: give data with at least one row")
-    label_names = _settle_labels(task, examples, sources)
-    metrics = task.metrics if task else ("pearson", "spearmanr") if label_names is None else ("accuracy",)
+    label_names: list[str] | None
+    metrics: tuple[str, ...]
+    if tag_words:
+        label_names, metrics = tokens.tag_names(examples), TAG_METRICS
+    else:
+        label_names = _settle_labels(task, examples, sources)
+        metrics = task.metrics if task else ("pearson", "spearmanr") if label_names is None else ("accuracy",)
     return TaskData(
         name=task.name if task else next(iter(given.values())).stem,
         train=_dataset(examples.get("train")),
@@ -113,6 +138,7 @@ def load_task(
         label_names=label_names,
         metrics=metrics,
         main_metric=metrics[0],
+        tokens=tag_words,
     )
 
 
@@ -379,6 +405,9 @@ def tokenize(
             f"a length of {max_length} tokens leaves no room for text: give at least {special + 1}"
         )
     ids = class_numbers(data, label2id)
+    if data.tokens:
+        assert ids is not None
+        return tokens.tokenize_words(data, tokenizer, max_length, ids)
 
     def encode(batch: Examples) -> Examples:
         encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)

@@ -1,4 +1,4 @@
-"""The tasks known by name: GLUE's nine and the two embedded ones, with their columns, label names and metrics."""
+"""The tasks known by name: GLUE's nine, NER and the two embedded ones, with their columns, labels and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ GLUE_HUB_ID = "nyu-mll/glue"
 class Task:
     """What is needed to load and score one task.
 
-    ``label_names`` is None for regression. ``file_labels`` maps the label strings of GLUE's own files to those names.
+    ``label_names`` is None for regression and for ``tokens`` (a tag per word), whose tags the data
+    names. ``file_labels`` maps the label strings of GLUE's own files to those names.
     ``file_columns`` are the names in GLUE's own files of the text columns and then of the label column; a file without
     a header line lists all its columns in ``headerless_columns``.
     """
@@ -24,7 +25,10 @@ class Task:
     text_columns: tuple[str, ...]  # names on the hub: one sentence or a pair
     label_names: tuple[str, ...] | None
     metrics: tuple[str, ...] = ("accuracy",)
-    hub_config: str | None = None  # configuration of GLUE_HUB_ID; None: not on the hub
+    tokens: bool = False
+    hub_config: str | None = (
+        None  # configuration of GLUE_HUB_ID, or a data set with tokens; None: not on the hub
+    )
     hub_validation_split: str = "validation"
     folder: str | None = None  # folder in GLUE's own file layout; None: no such files
     file_columns: tuple[str, ...] = ()
@@ -40,7 +44,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        return self.label_names is None
+        return self.label_names is None and not self.tokens
 
     @property
     def is_embedded(self) -> bool:
@@ -52,6 +56,7 @@ def _identity(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+TAG_METRICS = ("f1", "precision", "recall", "token_accuracy")  # of entities (CoNLL's), and of words
 _NLI = ("entailment", "neutral", "contradiction")
 _TWO_WAY = ("entailment", "not_entailment")
 
@@ -144,6 +149,15 @@ _TASKS = (
         file_columns=("sentence1", "sentence2", "label"),
         label_names=("not_entailment", "entailment"),
         file_labels={"0": "not_entailment", "1": "entailment"},
+    ),
+    Task(
+        name="NER",
+        hub_config="conll2003",
+        folder="NER",
+        text_columns=("tokens",),
+        label_names=None,
+        metrics=TAG_METRICS,
+        tokens=True,
     ),
     Task(name="toy", text_columns=("text",), label_names=("negative", "positive")),
     Task(name="toy-nli", text_columns=("text", "text_pair"), label_names=_NLI),

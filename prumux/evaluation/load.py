@@ -102,6 +102,8 @@ def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: 
     if measured.path and path.exists() and path.resolve() == Path(measured.path).resolve():
         return measured
     config = _read_config(path)
+    if path.is_file():
+        config.architectures = shape.architectures  # sentences or tokens, as the evaluated model
     if getattr(config, "num_instances", 1) != 1:
         raise UserError(f"baseline {shown(path)} mixes {config.num_instances} inputs: name a model with N=1")
     if path.is_file() or not any(path.glob("*.safetensors")):
@@ -126,6 +128,19 @@ def dense_config(config: Any) -> Any:
         "kept_intermediate": None,
     }
     return type(config)(**fields)
+
+
+def is_token_classifier(config: Any) -> bool:
+    """Does a model with this configuration label every token?"""
+    return any("TokenClassification" in name for name in getattr(config, "architectures", None) or ())
+
+
+def _auto_class(config: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    return (
+        AutoModelForTokenClassification if is_token_classifier(config) else AutoModelForSequenceClassification
+    )
 
 
 def method(num_instances: int, sparsity: float) -> str:
@@ -153,12 +168,10 @@ def size(model: torch.nn.Module) -> dict[str, Any]:
 
 def _load_weights(path: str | Path) -> tuple[torch.nn.Module, list[str]]:
     """The model of a folder in float32, and the names of the weights that its file lacks."""
-    from transformers import AutoModelForSequenceClassification
-
-    _read_config(path)
+    config = _read_config(path)
     try:
         with quiet_transformers():  # what is missing becomes one line here instead of a table
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = _auto_class(config).from_pretrained(
                 path,
                 use_safetensors=True,
                 dtype=torch.float32,
@@ -201,8 +214,6 @@ def _same_shape(config: Any, shape: Any) -> bool:
 
 def _random_model(config: Any, seed: int) -> torch.nn.Module:
     """A model with random weights; the global random state stays as it was."""
-    from transformers import AutoModelForSequenceClassification
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_config(config)
+        return _auto_class(config).from_config(config)

@@ -1,7 +1,8 @@
-"""GLUE's metrics by name, computed from logits."""
+"""GLUE's metrics by name, computed from logits, and those of tagged words."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -70,3 +71,28 @@ def compute_metrics(names: Sequence[str], logits: np.ndarray, labels: np.ndarray
     logits = logits.reshape(len(labels), -1)
     predictions = {name: logits[:, 0] if name in SCORE_METRICS else logits.argmax(axis=1) for name in names}
     return {name: METRICS[name](predictions[name], labels) for name in names}
+
+
+def tag_metrics(predictions: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> dict[str, float]:
+    """CoNLL's precision, recall and F1 of whole entities, and the share of words with the right tag, as fractions.
+
+    Args:
+        predictions, labels: tag names (``B-PER``, ``I-PER``, ``O``) per sentence and word.
+    """
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    predictions, labels = [list(row) for row in predictions], [list(row) for row in labels]
+    pairs = [
+        pair
+        for ours, theirs in zip(predictions, labels, strict=True)
+        for pair in zip(ours, theirs, strict=True)
+    ]
+    if not pairs:
+        raise UserError("the development set has no tagged words: give sentences with at least one word")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no entity at all is a score of 0, and tags of any name are tags
+        scores = {
+            name: float(score(labels, predictions))
+            for name, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score))
+        }
+    return scores | {"token_accuracy": sum(ours == theirs for ours, theirs in pairs) / len(pairs)}

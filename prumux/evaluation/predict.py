@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from prumux.data.grouping import IGNORE
 from prumux.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,12 +48,13 @@ def predict_logits(
     batch_size: int,
     order: np.ndarray | None = None,
     progress: bool = True,
+    ensemble: int = 1,
 ) -> np.ndarray:
-    """The logits of every row, in the order of the input.
+    """The logits of every row, in the order of the input; for tagged words, of every labelled token.
 
     Args:
         model: a module, an engine, or any callable that takes the collator's tensors and returns logits
-            [rows, C], or an output with ``.logits``.
+            [rows, C] (or [rows, L, C] for tokens), or an output with ``.logits``.
         dataset: tokenized rows (``dataset[i]`` is a feature dictionary).
         collator: groups and pads a list of rows; filled rows come last.
         batch_size: rows in one forward pass, rounded up to whole groups of N, so that the neighbours in a
@@ -60,34 +62,66 @@ def predict_logits(
         order: the order in which rows are taken (a permutation of the row numbers); it decides the
             neighbours.
         progress: show a progress bar.
+        ensemble: slots of a group that hold the same row; its logits are their mean (MUX-PLM's ensembling).
 
     Returns:
-        float32 array [rows, C]; row i belongs to ``dataset[i]`` whatever the order.
+        float32 array [rows, C]; row i belongs to ``dataset[i]`` whatever the order. For tokens [labelled tokens, C],
+        those of ``dataset[0]`` first.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} is too small: give at least 1")
+    check_ensemble(ensemble, collator.num_instances)
     batch_size = -(-batch_size // collator.num_instances) * collator.num_instances
     order = np.arange(len(dataset)) if order is None else np.asarray(order)
     assert np.array_equal(np.sort(order), np.arange(len(dataset))), "order must be a permutation of the rows"
     device = model_device(model)
+    slots = _slots(order, collator.num_instances, ensemble)
     logits: np.ndarray | None = None
-    starts = range(0, len(order), batch_size)
+    places = [np.array([i]) for i in range(len(order))]  # of each row in the result
+    starts = range(0, len(slots), batch_size)
     with evaluation_mode(model):
         for start in tqdm(
             starts, desc="evaluate", unit="batch", disable=None if progress else True, leave=False
         ):
-            rows = order[start : start + batch_size]
+            rows = slots[start : start + batch_size]
             batch = collator([dataset[int(row)] for row in rows])
             tensors = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
             output = model(**tensors)
             found = output if isinstance(output, torch.Tensor) else output.logits
-            real = found[: len(rows)].float().cpu().numpy()
+            real = found[: len(rows)].float().cpu()
+            if real.dim() == 3:
+                real = real[batch["labels"][: len(rows)] != IGNORE]  # (labelled tokens, C)
             if logits is None:
-                logits = np.empty((len(order), real.shape[1]), dtype=np.float32)
-            logits[rows] = real
+                if found.dim() == 3:
+                    places = _places([np.not_equal(labels, IGNORE).sum() for labels in dataset["labels"]])  # type: ignore[call-overload]
+                logits = np.zeros((sum(map(len, places)), real.shape[1]), dtype=np.float32)
+            np.add.at(logits, np.concatenate([places[int(row)] for row in rows]), real.numpy())
     if logits is None:
         raise UserError("the development set is empty: give a file or task with at least one row")
-    return logits
+    return logits / ensemble
+
+
+def check_ensemble(ensemble: int, num_instances: int) -> None:
+    """Raise a UserError unless ``ensemble`` copies of a row fill the slots of a group evenly."""
+    if ensemble < 1 or num_instances % ensemble:
+        choices = [k for k in range(1, num_instances + 1) if num_instances % k == 0]
+        raise UserError(
+            f"an ensemble of {ensemble} does not fill {num_instances} slots evenly: choose from "
+            f"{', '.join(map(str, choices))}"
+        )
+
+
+def _slots(order: np.ndarray, num_instances: int, ensemble: int) -> np.ndarray:
+    """The rows by slot: N / K consecutive rows of ``order`` share a group, K times over."""
+    distinct = num_instances // ensemble
+    groups = [order[start : start + distinct] for start in range(0, len(order), distinct)]
+    return np.concatenate([np.tile(group, ensemble) for group in groups]) if groups else order
+
+
+def _places(sizes: Sequence[int]) -> list[np.ndarray]:
+    """Consecutive places, so many for each row."""
+    ends = np.cumsum(sizes)
+    return [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def evaluate(
@@ -100,6 +134,7 @@ def evaluate(
     pad_to_length: int | None = None,
     num_instances: int | None = None,
     progress: bool = True,
+    ensemble: int = 1,
 ) -> dict[str, float]:
     """The task's metrics over the development set, averaged over K ways to group the rows.
 
@@ -115,6 +150,7 @@ def evaluate(
             ``seed``. With N = 1 rows have no neighbours and one grouping is enough.
         pad_to_length: tokens per row; None pads to the longest row of the batch.
         num_instances: N; the model's own ``config.num_instances`` unless given.
+        ensemble: as in :func:`predict_logits`.
 
     Returns:
         For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
@@ -123,7 +159,6 @@ def evaluate(
         UserError: no development set, or fewer than one grouping.
     """
     from prumux.data.grouping import GroupingCollator, groupings
-    from prumux.evaluation.metrics import compute_metrics
 
     if num_groupings < 1:
         raise UserError(f"{num_groupings} groupings asked for: give at least 1")
@@ -132,19 +167,39 @@ def evaluate(
     if num_instances is None:
         num_instances = model.config.num_instances  # type: ignore[attr-defined]
     collator = GroupingCollator(tokenizer, num_instances, pad_to_length=pad_to_length)
-    labels = np.asarray(data.validation["labels"])
     label2id = getattr(getattr(model, "config", None), "label2id", None)
-    orders = groupings(len(labels), num_groupings if num_instances > 1 else 1, seed)
+    orders = groupings(len(data.validation), num_groupings if num_instances > 1 else 1, seed)
     runs = []
     for order in orders:
-        logits = predict_logits(model, data.validation, collator, batch_size, order=order, progress=progress)
-        runs.append(compute_metrics(data.metrics, *_in_task_order(data, label2id, logits, labels)))
+        logits = predict_logits(
+            model, data.validation, collator, batch_size, order=order, progress=progress, ensemble=ensemble
+        )
+        runs.append(_score(data, label2id, logits))
     result: dict[str, float] = {}
     for name in runs[0]:
         values = [run[name] for run in runs]
         result[name] = float(np.mean(values))
         result[f"{name}_std"] = float(np.std(values))
     return result
+
+
+def _score(data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray) -> dict[str, float]:
+    """The task's metrics of the logits of its development set."""
+    from prumux.evaluation.metrics import compute_metrics, tag_metrics
+
+    assert data.validation is not None
+    if not data.tokens:
+        labels = np.asarray(data.validation["labels"])
+        return compute_metrics(data.metrics, *_in_task_order(data, label2id, logits, labels))
+    rows = [[label for label in labels if label != IGNORE] for labels in data.validation["labels"]]
+    flat = np.array([label for labels in rows for label in labels])
+    logits, flat = _in_task_order(data, label2id, logits, flat)
+    names = np.array(data.label_names)
+    cuts = np.cumsum([len(labels) for labels in rows])[:-1]
+    predictions, truth = (
+        [list(part) for part in np.split(names[numbers], cuts)] for numbers in (logits.argmax(1), flat)
+    )
+    return tag_metrics(predictions, truth)
 
 
 def _in_task_order(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from prumux.errors import UserError
 from prumux.evaluation.archive import from_archive
-from prumux.evaluation.load import Candidate, load_baseline, load_model, method, size
+from prumux.evaluation.load import Candidate, is_token_classifier, load_baseline, load_model, method, size
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
-from prumux.evaluation.predict import evaluate
+from prumux.evaluation.predict import check_ensemble, evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
@@ -35,6 +35,7 @@ class Settings:
         engine: ``fast`` (see ``compile_for_inference``) or ``eager``, the plain model. compile: of throughput, the
             plain model through ``torch.compile``.
         dynamic_padding: for accuracy, pad each batch to its longest row only.
+        ensemble: slots with the same row, see ``predict_logits``; the baseline has one.
         num_groupings: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     engine: str = "fast"
     compile: bool = False
     dynamic_padding: bool = False
+    ensemble: int = 1
     num_groupings: int = 1
     repeats: int = 5
     seed: int = 0
@@ -94,6 +96,7 @@ def evaluate_candidates(
                 "path": candidate.path,
                 "method": method(instances(model), counted["sparsity"]),
                 "num_instances": instances(model),
+                "ensemble": _ensemble(model, settings),
                 **counted,
                 "metrics": metrics,
                 "score": metrics.get(data.main_metric),
@@ -113,6 +116,8 @@ def evaluate_candidates(
     )
     reference = next(row["examples_per_second"] for row in measured if row["model"] == baseline)
     for row, speed in zip(rows, measured, strict=True):
+        for name in ("examples_per_second", "examples_per_second_min", "examples_per_second_max"):
+            speed[name] /= row["ensemble"]  # every example takes so many slots
         row |= speed | {"speedup": speed["examples_per_second"] / reference}
     return {
         "task": data.name,
@@ -167,6 +172,7 @@ def evaluate_checkpoint(
         raise UserError(
             f"{shown(path)} was trained with N={own}, not N={num_instances}: give {own} or another model"
         )
+    check_ensemble(settings.ensemble, own)
     candidates = [loaded]
     dense = load_baseline(baseline, loaded, Path(output_dir) / task / "dense" / "best", settings.seed)
     if dense is not loaded:
@@ -179,6 +185,7 @@ def evaluate_checkpoint(
         train_file=train_file,
         validation_file=validation_file,
         splits=("validation",),
+        tag_words=is_token_classifier(loaded.model.config),
     )
     return evaluate_candidates(candidates, replace(data, name=task), settings, baseline=dense.name)
 
@@ -239,4 +246,10 @@ def _metrics(
         seed=settings.seed,
         pad_to_length=None if settings.dynamic_padding else settings.max_seq_length,
         num_instances=instances(candidate.model),
+        ensemble=_ensemble(candidate.model, settings),
     )
+
+
+def _ensemble(model: Any, settings: Settings) -> int:
+    """How many slots an example takes; one where nothing is multiplexed."""
+    return settings.ensemble if instances(model) > 1 else 1

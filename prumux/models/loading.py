@@ -15,6 +15,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
 from prumux.errors import UserError
+from prumux.models.backbones import BACKBONES
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.modeling import PrumuxPreTrainedModel
 
@@ -31,7 +32,7 @@ FIXED_BY_WEIGHTS = (
     "binary_hadamard_epsilon",
     "embed_twice",
 )
-SUPPORTED_TYPES = ("prumux", "bert")
+SUPPORTED_TYPES = ("prumux", *BACKBONES)
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -86,7 +87,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
     for name in ("architectures", "_name_or_path", "transformers_version", "torch_dtype", "dtype"):
         fields.pop(name, None)
-    return fields | {"_is_prumux": kind == "prumux"}
+    return fields | {"_kind": kind}
+
+
+def is_authors(fields: Mapping[str, Any]) -> bool:
+    """Is this the configuration of a multiplexed checkpoint as the authors publish it, to be converted first?"""
+    return fields["_kind"] != "prumux" and "num_instances" in fields
 
 
 def build_config(
@@ -97,7 +103,12 @@ def build_config(
     classifies: bool,
 ) -> PrumuxConfig:
     """A configuration from ``fields`` with ``overrides`` and the task's labels (``None``: regression)."""
-    values = {name: value for name, value in fields.items() if name != "_is_prumux"} | dict(overrides)
+    values = dict(fields) | dict(overrides)
+    if (kind := values.pop("_kind", None)) in BACKBONES:
+        try:
+            values |= BACKBONES[kind].fields(values)
+        except ValueError as error:
+            raise UserError(f"wrong model configuration: {error}") from None
     if classifies:
         names = list(label_names) if label_names is not None else ["score"]
         values |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -144,11 +155,12 @@ def load_model(
     overrides = dict(overrides or {})
     fields = read_config(config_path if config_path is not None else str(model_path))
     made_with = fields if config_path is None or model_path is None else read_config(model_path)
-    inherited = {name: made_with[name] for name in FIXED_BY_WEIGHTS if name in made_with}
+    # beside a checkpoint of ours, an architecture file says what it names and no more
+    inherited = made_with if made_with["_kind"] == "prumux" else {}
     config = build_config(inherited | fields, overrides, label_names, classifies=classifies)
     if model_path is None:
         return _construct(model_class, config)
-    if made_with["_is_prumux"]:
+    if made_with["_kind"] == "prumux":
         _check_fixed(model_path, made_with, config)
     if classifies:
         _check_labels(model_path, made_with, config)
@@ -157,12 +169,18 @@ def load_model(
             pair: Any = model_class.from_pretrained(  # its annotation doesn't know output_loading_info
                 model_path,
                 config=config,
+                key_mapping=dict(BACKBONES[made_with["_kind"]].names)
+                if made_with["_kind"] in BACKBONES
+                else None,
                 dtype=torch.float32,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # refused below, with the shapes
                 output_loading_info=True,
             )
             model, report = pair
+            vars(model).pop(
+                "_weight_conversions", None
+            )  # or it would be saved under the source's names again
     except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
         raise UserError(
             f"can't load the weights of {model_path} ({_first_line(error)}): expected model.safetensors that fits "
@@ -185,11 +203,20 @@ def load_model(
     return model
 
 
-def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
+def default_tokenizer(config_path: str | None) -> str | None:
+    """The tokenizer on the hub that goes with an architecture's kind; ``None`` where it says no kind."""
+    kind = read_config(config_path)["_kind"] if config_path is not None else None
+    return BACKBONES[kind].default_tokenizer if kind in BACKBONES else None
+
+
+def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of the first of ``paths`` that is given.
 
+    Args:
+        words: it will get lists of words (RoBERTa's must know).
+
     Raises:
-        UserError: no path, or none there.
+        UserError: no path, none there, or one without the tokens that sentences are padded and read with.
     """
     path = next((path for path in paths if path), None)
     if path is None:
@@ -198,17 +225,23 @@ def load_tokenizer(*paths: str | None) -> PreTrainedTokenizerBase:
         raise UserError(f"no folder {path}: expected a model's folder, or the name of a model on the hub")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, **({"add_prefix_space": True} if words else {}))
             if len(tokenizer) <= len(
                 tokenizer.all_special_ids
             ):  # what Transformers makes up where there are no files
                 raise ValueError("its vocabulary is missing")
-            return tokenizer
     except Exception as error:
         raise UserError(
             f"can't load a tokenizer from {path} ({_first_line(error)}): give --tokenizer_name with a folder or the "
             "name of a model on the hub"
         ) from error
+    for name, token in (("padding", tokenizer.pad_token_id), ("first", tokenizer.cls_token_id)):
+        if token is None:
+            raise UserError(
+                f"the tokenizer of {path} has no {name} token ([PAD], [CLS]): name an encoder's tokenizer, such as "
+                "bert-base-uncased"
+            )
+    return tokenizer
 
 
 def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:

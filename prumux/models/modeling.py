@@ -27,7 +27,8 @@ from prumux.pruning.masks import Masks, StreamMask, resolve
 IGNORE_INDEX = -100  # label of filled rows and unmasked tokens, PyTorch's and Hugging Face's convention
 
 TIED_DECODER = {"lm_head.decoder.weight": "bert.embeddings.word_embeddings.weight"}
-UNUSED_KEYS = ["pooler", r"cls\.", "position_ids"]  # parts of BERT checkpoints not used here
+# parts of BERT, RoBERTa and ELECTRA checkpoints that a model of ours may have no use for
+UNUSED_KEYS = ["pooler", r"cls\.", "position_ids", r"lm_head\.", "_predictions", "generator_lm_head"]
 
 
 @dataclass
@@ -39,6 +40,7 @@ class PrumuxOutput(ModelOutput):
         logits: ``[N*B, num_labels]``; for ``PrumuxForMaskedLM`` see there.
         hidden_states: input of the encoder and every layer's output at the row positions, each ``[B, L, D]``.
         task_loss, retrieval_loss: the unweighted terms. retrieval_accuracy: share of tokens retrieved.
+        retrieval_slots: tokens retrieved and tokens asked for in each slot of the groups, ``[N, 2]``.
         attended: bool ``[B, L]``, the positions that hold a token of at least one instance.
     """
 
@@ -48,6 +50,7 @@ class PrumuxOutput(ModelOutput):
     task_loss: Tensor | None = None
     retrieval_loss: Tensor | None = None
     retrieval_accuracy: Tensor | None = None
+    retrieval_slots: Tensor | None = None
     attended: Tensor | None = None
 
 
@@ -399,7 +402,7 @@ def retrieval_loss(
     ``retrieval_percentage`` of those positions. The vocabulary is scored at these positions only.
 
     Returns:
-        The mean cross entropy and the share of tokens named correctly, both scalar.
+        The mean cross entropy, and per slot the tokens named correctly and those asked for, ``[N, 2]``.
     """
     groups, instances = input_ids.shape[0] // model.config.num_instances, model.config.num_instances
     tokens = input_ids.view(groups, instances, -1)  # (B, N, L)
@@ -413,12 +416,21 @@ def retrieval_loss(
     group, position = counts.nonzero(as_tuple=True)  # (X,), (X,)
     hidden = state.hidden_states[-1][group, position + state.prefix].unsqueeze(1)  # (X, 1, D)
     separated = model.demultiplex(hidden, state, group, head.demultiplexer).squeeze(2)  # (X, N, D)
-    chosen = separated[torch.arange(len(group), device=group.device), drawn.squeeze(1)[group, position]]
-    scores = head.scores(chosen)  # (X, V)
+    slot = drawn.squeeze(1)[group, position]
+    scores = head.scores(separated[torch.arange(len(group), device=group.device), slot])  # (X, V)
     target = target[group, position]
+    hits = torch.stack(
+        [(scores.detach().argmax(-1) == target).float(), torch.ones_like(target).float()], dim=1
+    )
+    slots = hits.new_zeros(instances, 2).index_add_(0, slot, hits)
     if not len(target):
-        return scores.sum(), scores.sum()  # nothing drawn: 0, not the NaN of an empty mean
-    return nn.functional.cross_entropy(scores, target), (scores.argmax(-1) == target).float().mean()
+        return scores.sum(), slots  # nothing drawn: 0, not the NaN of an empty mean
+    return nn.functional.cross_entropy(scores, target), slots
+
+
+def _share(slots: Tensor) -> Tensor:
+    """Share of the tokens named correctly, of ``[N, 2]``."""
+    return slots[:, 0].sum() / slots[:, 1].sum().clamp_min(1)
 
 
 class PrumuxClassifier(PrumuxPreTrainedModel):
@@ -468,9 +480,10 @@ class PrumuxClassifier(PrumuxPreTrainedModel):
             output.task_loss = classification_loss(logits, labels)
             output.loss = self.config.task_loss_coeff * output.task_loss
             if self.lm_head is not None:
-                output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
+                output.retrieval_loss, output.retrieval_slots = retrieval_loss(
                     self.bert, self.lm_head, state, input_ids, attention_mask
                 )
+                output.retrieval_accuracy = _share(output.retrieval_slots)
                 output.loss = output.loss + self.config.retrieval_loss_coeff * output.retrieval_loss
         return output
 
@@ -593,9 +606,10 @@ class PrumuxForMaskedLM(PrumuxPreTrainedModel):
                 output.task_loss = nn.functional.cross_entropy(output.logits, targets)
                 terms.append(config.task_loss_coeff * output.task_loss)
         if labels is not None and config.is_multiplexed and config.retrieval_loss_coeff > 0:
-            output.retrieval_loss, output.retrieval_accuracy = retrieval_loss(
+            output.retrieval_loss, output.retrieval_slots = retrieval_loss(
                 self.bert, self.lm_head, state, input_ids, attention_mask
             )
+            output.retrieval_accuracy = _share(output.retrieval_slots)
             terms.append(config.retrieval_loss_coeff * output.retrieval_loss)
         output.loss = torch.stack(terms).sum() if terms else None
         return output

@@ -16,6 +16,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from prumux.data.tasks import get_task
 from prumux.errors import UserError
+from prumux.models.demultiplexers import DEMULTIPLEXERS, DEMUXING_ALIASES
+from prumux.models.multiplexers import MULTIPLEXERS, MUXING_ALIASES
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
 
@@ -42,9 +44,11 @@ class ModelArguments:
     tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's."})
     num_instances: int | None = field(default=None, metadata={"help": "N, inputs mixed into one sequence."})
     muxing_variant: str | None = field(
-        default=None, metadata={"help": "gaussian_hadamard, binary_hadamard or random_ortho."}
+        default=None, metadata={"help": f"One of {', '.join((*MULTIPLEXERS, *MUXING_ALIASES))}."}
     )
-    demuxing_variant: str | None = field(default=None, metadata={"help": "index_pos, index or mlp."})
+    demuxing_variant: str | None = field(
+        default=None, metadata={"help": f"One of {', '.join((*DEMULTIPLEXERS, *DEMUXING_ALIASES))}."}
+    )
     num_hidden_demux_layers: int | None = field(
         default=None, metadata={"help": "Layers of the index_pos demultiplexer."}
     )
@@ -82,19 +86,32 @@ class DataArguments:
     """Which data."""
 
     task_name: str | None = field(
-        default=None, metadata={"help": "GLUE task, toy or toy-nli; a name for your own files."}
+        default=None,
+        metadata={
+            "help": "GLUE task, NER, toy or toy-nli; wikitext in pretraining; a name for your own files."
+        },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder in GLUE's file layout instead of the hub."}
     )
     train_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
     validation_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
+    tag_words: bool = field(
+        default=False, metadata={"help": "The data are words with tags: train a token classifier."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     num_groupings: int = field(default=1, metadata={"help": "Groupings over which accuracy is averaged."})
+    line_by_line: bool = field(
+        default=False, metadata={"help": "A line of plain text is a row, instead of packing lines."}
+    )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share of tokens masked in mlm_pretraining."}
+    )
+    stop_at_retrieval_accuracy: float | None = field(
+        default=None,
+        metadata={"help": "End the warm-up when an evaluation reaches this share, such as 0.99."},
     )
 
 
@@ -315,6 +332,13 @@ def _check(values: Any) -> None:
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
     share = values.retrieval_percentage
     require(share is None or 0 < share <= 1, "retrieval_percentage", "a share above 0 up to 1")
+    solved = values.stop_at_retrieval_accuracy
+    require(solved is None or 0 < solved <= 1, "stop_at_retrieval_accuracy", "a share above 0 up to 1")
+    require(
+        solved is None or values.setting in PRETRAINING,
+        "stop_at_retrieval_accuracy",
+        "nothing outside --setting retrieval_pretraining and mlm_pretraining",
+    )
     require(0 < values.mlm_probability <= 1, "mlm_probability", "a share above 0 up to 1")
     require(
         values.max_steps > 0 or 0 < values.num_train_epochs < math.inf,

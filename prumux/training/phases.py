@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import shutil
 import sys
 import time
@@ -14,13 +15,19 @@ from typing import Any
 import transformers
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from prumux.data.corpus import is_corpus, load_corpus
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData, load_task, tokenize
 from prumux.data.tasks import TASKS
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError, write_failure
-from prumux.models.loading import load_model, load_tokenizer
-from prumux.models.modeling import PrumuxForMaskedLM, PrumuxForSequenceClassification, PrumuxPreTrainedModel
+from prumux.models.loading import default_tokenizer, is_authors, load_model, load_tokenizer, read_config
+from prumux.models.modeling import (
+    PrumuxForMaskedLM,
+    PrumuxForSequenceClassification,
+    PrumuxForTokenClassification,
+    PrumuxPreTrainedModel,
+)
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates
@@ -42,7 +49,8 @@ from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTraine
 
 logger = logging.getLogger(__name__)
 
-HeadModel = PrumuxForMaskedLM | PrumuxForSequenceClassification  # what a run trains
+Classifier = PrumuxForSequenceClassification | PrumuxForTokenClassification
+HeadModel = PrumuxForMaskedLM | Classifier  # what a run trains
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
@@ -93,28 +101,20 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 
 def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     """Data, tokenizer, model and, where there is one, the teacher of this run, in a trainer."""
-    data_flags = arguments.data
-    own_files = data_flags.train_file is not None or data_flags.validation_file is not None
-    known = get_task_name(data_flags.task_name or "") in TASKS
-    data = load_task(
-        None if own_files and not known else data_flags.task_name,
-        data_flags.data_dir,
-        data_flags.train_file,
-        data_flags.validation_file,
-        max_train_samples=data_flags.max_train_samples,
-        max_eval_samples=data_flags.max_eval_samples,
-    )
-    if own_files and data_flags.task_name is not None:
-        data = dataclasses.replace(data, name=get_task_name(data_flags.task_name))
+    pretraining = arguments.pruning.setting in PRETRAINING
+    flags = arguments.data
+    if pretraining and is_corpus(flags.task_name, flags.train_file, flags.validation_file):
+        return _from_corpus(arguments)
+    data = _data(arguments)
     if arguments.training.do_train and data.train is None:
         raise UserError(f"{data.name} has no training data: give --train_file, or leave out --do_train")
     if data.validation is None:
         raise UserError(
             f"{data.name} has no development set to choose the best model on: give --validation_file"
         )
-    pretraining = arguments.pruning.setting in PRETRAINING
-    tokenizer = _tokenizer(arguments)
-    model = _model(arguments, data, pretraining)
+    arguments = _converted(arguments)
+    tokenizer = _tokenizer(arguments, data.tokens)
+    model = _model(arguments, data, pretraining, tokenizer)
     _check_vocabulary(model, tokenizer)
     _check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = tokenize(
@@ -152,7 +152,71 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     return trainer
 
 
-def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+def _data(arguments: Arguments) -> TaskData:
+    """The task's rows, as text."""
+    flags = arguments.data
+    own_files = flags.train_file is not None or flags.validation_file is not None
+    known = get_task_name(flags.task_name or "") in TASKS
+    data = load_task(
+        None if own_files and not known else flags.task_name,
+        flags.data_dir,
+        flags.train_file,
+        flags.validation_file,
+        max_train_samples=flags.max_train_samples,
+        max_eval_samples=flags.max_eval_samples,
+        tag_words=flags.tag_words,
+    )
+    if own_files and flags.task_name is not None:
+        data = dataclasses.replace(data, name=get_task_name(flags.task_name))
+    return data
+
+
+def _from_corpus(arguments: Arguments) -> PrumuxTrainer:
+    """The trainer of a pretraining phase on plain text."""
+    arguments = _converted(arguments)
+    flags = arguments.data
+    tokenizer = _tokenizer(arguments, tokens=False)
+    model = _model(arguments, None, True, tokenizer)
+    _check_vocabulary(model, tokenizer)
+    _check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
+    data = load_corpus(
+        flags.task_name,
+        tokenizer,
+        _max_length(arguments, model),
+        flags.train_file,
+        flags.validation_file,
+        line_by_line=flags.line_by_line,
+        max_train_samples=flags.max_train_samples,
+        max_eval_samples=flags.max_eval_samples,
+    )
+    if arguments.training.do_train and data.train is None:
+        raise UserError(f"{data.name} has no training text: give --train_file, or leave out --do_train")
+    return pretraining_trainer(arguments, data, tokenizer, model)
+
+
+def _converted(arguments: Arguments) -> Arguments:
+    """The arguments with folders of our own in the place of the authors' checkpoints, converted below OUTPUT_DIR."""
+    from prumux.checkpoints.convert import convert_checkpoint
+
+    def ours(path: str | None) -> str | None:
+        if path is None or not is_authors(read_config(path)):
+            return path
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_.")
+        target = Path(str(arguments.training.output_dir)) / "converted" / name
+        if not (target / "config.json").is_file():
+            known = get_task_name(arguments.data.task_name or "")
+            convert_checkpoint(path, target, task=known if known in TASKS else None)
+            logger.info("%s is the authors' checkpoint: converted once to %s", path, target)
+        return str(target)
+
+    model = dataclasses.replace(arguments.model, model_name_or_path=ours(arguments.model.model_name_or_path))
+    pruning = dataclasses.replace(
+        arguments.pruning, distillation_path=ours(arguments.pruning.distillation_path)
+    )
+    return dataclasses.replace(arguments, model=model, pruning=pruning)
+
+
+def _tokenizer(arguments: Arguments, tokens: bool) -> PreTrainedTokenizerBase:
     model, data = arguments.model, arguments.data
     task = TASKS.get(get_task_name(data.task_name or ""))
     if (
@@ -162,11 +226,18 @@ def _tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         and task.folder is None
     ):
         return toy_tokenizer()
-    return load_tokenizer(model.tokenizer_name, model.model_name_or_path)
+    if model.tokenizer_name is None and model.model_name_or_path is None:
+        return load_tokenizer(default_tokenizer(model.config_name), words=tokens)
+    return load_tokenizer(model.tokenizer_name, model.model_name_or_path, words=tokens)
 
 
-def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> HeadModel:
+def _model(
+    arguments: Arguments, data: TaskData | None, pretraining: bool, tokenizer: PreTrainedTokenizerBase
+) -> HeadModel:
+    """The model to train; ``data`` names a classifier's labels."""
     overrides = arguments.model.overrides()
+    if arguments.model.model_name_or_path is None:  # new weights: the special tokens are the tokenizer's
+        overrides["pad_token_id"] = tokenizer.pad_token_id
     setting = arguments.pruning.setting
     if setting == "retrieval_pretraining":
         overrides = {"retrieval_loss_coeff": 1.0, "task_loss_coeff": 0.0} | overrides
@@ -180,15 +251,19 @@ def _model(arguments: Arguments, data: TaskData, pretraining: bool) -> HeadModel
         overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}  # distillation is the whole loss
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
-    model_class: type[HeadModel] = PrumuxForMaskedLM if pretraining else PrumuxForSequenceClassification
+    kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
     return load_model(
-        model_class,
+        kind,
         model_path=arguments.model.model_name_or_path,
         config_path=arguments.model.config_name,
         overrides=overrides,
-        label_names=None if pretraining else data.label_names,
+        label_names=None if pretraining or data is None else data.label_names,
         classifies=not pretraining,
     )
+
+
+def _classifier(data: TaskData) -> type[Classifier]:
+    return PrumuxForTokenClassification if data.tokens else PrumuxForSequenceClassification
 
 
 def _check_vocabulary(model: PrumuxPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -196,6 +271,11 @@ def _check_vocabulary(model: PrumuxPreTrainedModel, tokenizer: PreTrainedTokeniz
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {model.config.vocab_size}: "
             "name the tokenizer that belongs to the model with --tokenizer_name"
+        )
+    if model.config.pad_token_id not in (None, tokenizer.pad_token_id):
+        raise UserError(
+            f"the tokenizer pads with token {tokenizer.pad_token_id}, the model with {model.config.pad_token_id}: name "
+            "the tokenizer that belongs to the model with --tokenizer_name"
         )
 
 
@@ -218,7 +298,7 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
             "pruning distils from a finetuned model: give --model_name_or_path or --distillation_path"
         )
     teacher = load_model(
-        PrumuxForSequenceClassification,
+        _classifier(data),
         model_path=path,
         overrides={"retrieval_loss_coeff": 0.0},
         label_names=data.label_names,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from prumux.data.grouping import IGNORE, GroupingCollator
 from prumux.data.loading import TaskData
@@ -16,6 +24,8 @@ from prumux.errors import UserError
 from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.training.arguments import Arguments
 from prumux.training.trainer import PrumuxTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class MaskingCollator(GroupingCollator):
@@ -63,18 +73,40 @@ def pretraining_trainer(
         evaluate_pretraining, data=data, collator=collator, rows=arguments.training.per_device_eval_batch_size
     )
     arguments.training.dataloader_drop_last = True
-    return PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
+    trainer = PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
+    if arguments.data.stop_at_retrieval_accuracy is not None:
+        trainer.add_callback(StopWhenSolved(arguments.data.stop_at_retrieval_accuracy))
+    return trainer
+
+
+class StopWhenSolved(TrainerCallback):
+    """Ends the training at the first evaluation whose retrieval accuracy reaches ``share``."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        reached = given["metrics"].get("eval_retrieval_accuracy", 0.0)
+        if reached >= self.share:
+            logger.info("step %d: retrieval accuracy %.4f, the warm-up ends here", state.global_step, reached)
+            control.should_training_stop = True
 
 
 @torch.no_grad()
 def evaluate_pretraining(
     model: PrumuxPreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
 ) -> dict[str, float]:
-    """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded."""
+    """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded.
+
+    With the retrieval loss also its accuracy in each slot of the groups, ``retrieval_accuracy_slot_I``.
+    """
     assert data.validation is not None  # the caller refuses that
     training = model.training
     model.eval()
     torch.manual_seed(0)  # which instances and tokens are drawn; the caller restores the random state
+    slots: Tensor | None = None  # (N, 2): named, asked for
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     device = next(model.parameters()).device
@@ -85,10 +117,9 @@ def evaluate_pretraining(
         output = model(**batch)
         # a batch weighs as much as it has tokens to name
         tokens, masked = batch["attention_mask"].sum().item(), (batch["labels"] != IGNORE).sum().item()
-        terms = {
-            "retrieval_accuracy": (output.retrieval_accuracy, tokens),
-            "retrieval_loss": (output.retrieval_loss, tokens),
-        }
+        terms = {"retrieval_loss": (output.retrieval_loss, tokens)}
+        if output.retrieval_slots is not None:
+            slots = output.retrieval_slots if slots is None else slots + output.retrieval_slots
         if output.task_loss is not None and masked:
             terms = {"negative_mlm_loss": (-output.task_loss, masked)} | terms
         for name, (value, weight) in terms.items():
@@ -96,4 +127,11 @@ def evaluate_pretraining(
                 sums[name] = sums.get(name, 0.0) + value.item() * weight
                 weights[name] = weights.get(name, 0.0) + weight
     model.train(training)
-    return {name: value / weights[name] for name, value in sums.items()}
+    found = {name: value / weights[name] for name, value in sums.items()}
+    if slots is not None:
+        shares = (slots[:, 0] / slots[:, 1].clamp_min(1)).tolist()
+        accuracy = {"retrieval_accuracy": (slots[:, 0].sum() / slots[:, 1].sum().clamp_min(1)).item()}
+        by_slot = {f"retrieval_accuracy_slot_{i}": share for i, share in enumerate(shares)}
+        mlm = {name: found.pop(name) for name in ("negative_mlm_loss",) if name in found}  # it decides
+        found = mlm | accuracy | found | by_slot
+    return found

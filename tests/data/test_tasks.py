@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prumux.data.tasks import TASKS, get_task
+from prumux.data.tasks import TAG_METRICS, TASKS, get_task
 from prumux.errors import UserError
 from prumux.evaluation.metrics import METRICS
 
@@ -40,16 +40,17 @@ def test_unknown_name_lists_choices_and_the_closest() -> None:
 
 def test_the_tasks_of_the_issue_are_all_there() -> None:
     glue = {"MNLI", "QNLI", "QQP", "SST-2", "MRPC", "RTE", "CoLA", "STS-B", "WNLI"}
-    assert set(TASKS) == glue | {"toy", "toy-nli"}
-    assert {task.name for task in TASKS.values() if not task.is_embedded} == glue
+    assert set(TASKS) == glue | {"NER", "toy", "toy-nli"}
+    assert {task.name for task in TASKS.values() if not task.is_embedded} == glue | {"NER"}
+    assert [task.name for task in TASKS.values() if task.tokens] == ["NER"]
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_each_task_is_consistent(task) -> None:
     assert len(task.text_columns) in (1, 2)
-    assert set(task.metrics) <= set(METRICS)
+    assert set(task.metrics) <= set(TAG_METRICS if task.tokens else METRICS)
     assert task.main_metric == task.metrics[0]
-    if not task.is_embedded:
+    if not task.is_embedded and not task.tokens:
         assert len(task.file_columns) == len(task.text_columns) + 1
         assert set(task.file_columns) <= set(task.headerless_columns or task.file_columns)
     if task.file_labels:

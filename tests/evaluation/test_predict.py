@@ -41,6 +41,7 @@ class Data:
     name: str = "stub"
     label_names: list[str] = field(default_factory=lambda: ["a", "b"])
     metrics: tuple[str, ...] = ("accuracy",)
+    tokens: bool = False
 
 
 class Rows(list):

@@ -169,10 +169,10 @@ def test_a_broken_configuration(tmp_path, content):
     assert "configuration" in refused(config=tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["gpt2", "modernbert", "distilbert"])
 def test_an_unsupported_model(tmp_path, kind):
     (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"model_type": kind}))
-    assert f"type '{kind}', expected one of: prumux, bert" in refused(tmp_path)
+    assert f"type '{kind}', expected one of: prumux, bert, roberta, electra" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -383,5 +383,5 @@ def test_a_folder_without_a_tokenizer(checkpoint, bert, tmp_path):
 def test_reading_a_configuration_keeps_the_models_own_fields(checkpoint):
     fields = read_config(checkpoint(num_instances=2))
     assert fields["num_instances"] == 2
-    assert fields["_is_prumux"]
+    assert fields["_kind"] == "prumux"
     assert "architectures" not in fields

@@ -1,0 +1,187 @@
+"""Token classification: words with tags from CoNLL files, JSON or the hub, and their alignment with word pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prumux.data.grouping import IGNORE
+from prumux.data.tasks import Task
+from prumux.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from prumux.data.loading import TaskData
+
+WORD_COLUMNS = ("words", "tokens")
+TAG_COLUMNS = ("tags", "ner_tags", "labels")
+CONLL_TYPES = (".conll", ".txt", ".tsv", ".bio", ".iob2")
+TAGGED_TYPES = (".conll", ".bio", ".iob2")  # ends that say that a file holds tagged words
+JSON_TYPES = (".json", ".jsonl")
+# Names of the files of a split in a --data_dir, without their ends.
+SPLIT_NAMES = {"train": ("train", "eng.train"), "validation": ("dev", "valid", "validation", "eng.testa")}
+
+Sentences = dict[str, list[Any]]  # columns "text" (a list of words) and "label" (a list of tag names)
+
+
+def read_split(task: Task, split: str, data_dir: str | Path | None) -> Sentences:
+    """One split of a token task, from a folder of CoNLL files or from the hub.
+
+    Raises:
+        UserError: no such file, a ragged one, or the hub out of reach.
+    """
+    if data_dir is None:
+        return _read_hub(task, split)
+    names = [name + end for name in SPLIT_NAMES[split] for end in (*CONLL_TYPES, *JSON_TYPES, "")]
+    folders = [Path(data_dir), *(Path(data_dir) / str(task.folder) for _ in range(task.folder is not None))]
+    file = next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(
+            f"no {split} file of {task.name} in '{data_dir}': expected {names[0]} with a word and its tag per line"
+        )
+    return read_file(file)
+
+
+def read_file(path: Path) -> Sentences:
+    """Sentences of a CoNLL file, or of a JSON file with the columns ``tokens`` and ``ner_tags`` (names).
+
+    Raises:
+        UserError: another kind of file, unreadable, ragged columns, or tags that don't align with the words.
+    """
+    kind = path.suffix.lower()
+    if kind not in (*CONLL_TYPES, *JSON_TYPES, ""):
+        raise UserError(
+            f"can't read '{path}': expected a file that ends in {', '.join((*CONLL_TYPES, *JSON_TYPES))}"
+        )
+    if not path.is_file():
+        raise UserError(f"no such file: '{path}': correct --train_file or --validation_file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read '{path}' ({error}): expected UTF-8 text") from None
+    found = list(_json(path, text) if kind in JSON_TYPES else _conll(path, text))
+    return {"text": [words for words, _ in found], "label": [tags for _, tags in found]}
+
+
+def _conll(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """A word per line, its tag in the last column; an empty line ends a sentence."""
+    words: list[str] = []
+    tags: list[str] = []
+    columns = 0
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        # with tabs, spaces belong to the word
+        fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        if not line.strip():
+            if words:
+                yield words, tags
+            words, tags = [], []
+        elif fields[0] != "-DOCSTART-" and not (line.startswith("# ") and not words):
+            columns = columns or len(fields)
+            if len(fields) != columns or columns < 2:
+                raise UserError(
+                    f"'{path}' line {number} has {len(fields)} columns, expected {max(2, columns)} (a word, ..., its "
+                    "tag): correct the line; an empty line ends a sentence"
+                )
+            words.append(fields[0])
+            tags.append(fields[-1].strip())
+
+
+def _json(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
+    try:
+        rows = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(s) for s in text.splitlines() if s]
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(f"'{path}' is not JSON ({error}): expected an object per line") from None
+    for number, row in enumerate(rows, start=1):
+        columns = row if isinstance(row, dict) else {}
+        words = next((columns[name] for name in WORD_COLUMNS if name in columns), None)
+        tags = next((columns[name] for name in TAG_COLUMNS if name in columns), None)
+        if not isinstance(words, list) or not isinstance(tags, list):
+            raise UserError(
+                f"'{path}' row {number} lacks words or tags: expected lists under "
+                f"{WORD_COLUMNS[1]} and {TAG_COLUMNS[1]}"
+            )
+        if len(words) != len(tags):
+            raise UserError(
+                f"'{path}' row {number} has {len(words)} words and {len(tags)} tags: give every word one tag"
+            )
+        if words:
+            yield list(map(str, words)), list(map(str, tags))
+
+
+def _read_hub(task: Task, split: str) -> Sentences:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(str(task.hub_config), split=split)
+    except Exception as error:  # the hub's clients raise a dozen unrelated types when it is out of reach
+        raise UserError(
+            f"can't load {task.name} from the hub ({task.hub_config}, {type(error).__name__}): check the network, or "
+            "give --data_dir with CoNLL files (train.conll, dev.conll)"
+        ) from error
+    names = data.features["ner_tags"].feature.names
+    return {
+        "text": list(data["tokens"]),
+        "label": [[names[tag] for tag in tags] for tags in data["ner_tags"]],
+    }
+
+
+def tag_names(examples: Mapping[str, Sentences]) -> list[str]:
+    """Every tag of every split, sorted."""
+    return sorted({tag for columns in examples.values() for tags in columns["label"] for tag in tags})
+
+
+def tokenize_words(
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    ids: Mapping[str, int],
+) -> TaskData:
+    """Sentences as token ids; the first piece of a word carries its tag, everything else :data:`IGNORE`.
+
+    A word that the tokenizer knows no piece of becomes its unknown token. Words beyond ``max_length`` are cut: they are
+    neither trained nor scored.
+
+    Args:
+        ids: the model's class number of each tag.
+    """
+
+    def encode(batch: Sentences) -> dict[str, list[Any]]:
+        given = dict(is_split_into_words=True, truncation=True, max_length=max_length)
+        sentences = [_without_empty(words, tokenizer) for words in batch["text"]]
+        encoded = tokenizer(sentences, **given)
+        labels = []
+        for row, tags in enumerate(batch["label"]):
+            before, aligned = None, []
+            for word in encoded.word_ids(row):
+                aligned.append(ids[tags[word]] if word is not None and word != before else IGNORE)
+                before = word
+            labels.append(aligned)
+        columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+        return columns | {"labels": labels, "length": [len(row) for row in encoded["input_ids"]]}
+
+    def mapped(dataset: Any, split: str) -> Any:
+        if dataset is None:
+            return None
+        return dataset.map(
+            encode,
+            batched=True,
+            remove_columns=dataset.column_names,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            desc=f"tokenize {split}",
+        )
+
+    return replace(data, train=mapped(data.train, "train"), validation=mapped(data.validation, "validation"))
+
+
+def _without_empty(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    pieces = tokenizer(list(words), add_special_tokens=False)["input_ids"]
+    return [word if piece else str(tokenizer.unk_token) for word, piece in zip(words, pieces, strict=True)]
