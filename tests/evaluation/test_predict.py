@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
-from prumux.data.grouping import GroupingCollator
+from prumux.data.grouping import IGNORE, GroupingCollator
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate, evaluation_mode, model_device, predict_logits
@@ -85,6 +85,37 @@ def test_order_decides_the_neighbours(tokenizer):
     np.testing.assert_array_equal(logits[:, 1], [11.5, 11.5, 11.5, 11.5])
     logits = predict_logits(GroupMean(2), dataset, GroupingCollator(tokenizer, 2), 4, progress=False)
     np.testing.assert_array_equal(logits[:, 1], [10.5, 10.5, 12.5, 12.5])
+
+
+@pytest.mark.parametrize("rows", [4, 5, 6])
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_an_ensemble_puts_a_row_into_several_slots(tokenizer, rows, batch_size):
+    """N / K different rows share a group; a row's logits are the mean over its slots."""
+    dataset, collator = rows_of([3] * rows), GroupingCollator(tokenizer, 4)
+    logits = predict_logits(GroupMean(4), dataset, collator, batch_size, progress=False, ensemble=2)
+    np.testing.assert_allclose(logits[:, 0], 10 + np.arange(rows))
+    np.testing.assert_allclose(logits[:4, 1], [10.5, 10.5, 12.5, 12.5])
+    alone = predict_logits(GroupMean(4), dataset, collator, batch_size, progress=False, ensemble=4)
+    np.testing.assert_allclose(alone[:, 1], 10 + np.arange(rows))
+    with pytest.raises(UserError, match="an ensemble of 3 does not fill 4 slots evenly: choose from 1, 2, 4"):
+        predict_logits(GroupMean(4), dataset, collator, 4, progress=False, ensemble=3)
+
+
+def test_logits_of_tokens_are_those_that_carry_a_label(tokenizer):
+    def model(input_ids, attention_mask, token_type_ids=None):
+        return input_ids.unsqueeze(-1).float()
+
+    dataset = Rows(
+        {
+            "input_ids": [2, 10 + i, 20 + i, 3],
+            "attention_mask": [1] * 4,
+            "labels": [IGNORE, 1, 0 if i else IGNORE, IGNORE],
+        }
+        for i in range(3)
+    )
+    order = np.array([2, 0, 1])
+    logits = predict_logits(model, dataset, GroupingCollator(tokenizer, 2), 2, order=order, progress=False)
+    np.testing.assert_array_equal(logits[:, 0], [10, 11, 21, 12, 22])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])

@@ -11,9 +11,17 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from prumux import PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification
-from prumux.models.demultiplexers import DEMULTIPLEXERS
-from prumux.models.multiplexers import MULTIPLEXERS
+from prumux import (
+    Masks,
+    PrumuxConfig,
+    PrumuxForMaskedLM,
+    PrumuxForSequenceClassification,
+    PrumuxModel,
+    compact,
+    compile_for_inference,
+)
+from prumux.models.demultiplexers import DEMULTIPLEXERS, Mlp
+from prumux.models.multiplexers import MULTIPLEXERS, GaussianHadamard
 
 VARIANTS = [(muxing, demuxing) for muxing in MULTIPLEXERS for demuxing in DEMULTIPLEXERS]
 
@@ -179,6 +187,93 @@ def test_multiplexing_vectors():
     assert binary.any(dim=0).all()
     ortho = MULTIPLEXERS["random_ortho"](**sizes).initial_vectors()
     assert torch.allclose(ortho @ ortho.mT, torch.eye(12).expand(3, -1, -1), atol=1e-5)
+
+
+def test_low_rank_matrices_read_disjoint_subspaces():
+    sizes = {"num_instances": 3, "hidden_size": 13, "learned": False}
+    maps = MULTIPLEXERS["random_ortho_low_rank"](**sizes).initial_vectors()
+    assert torch.linalg.matrix_rank(maps, atol=1e-4).tolist() == [4, 4, 4]
+    assert torch.allclose(maps[0] @ maps[1].T, torch.zeros(13, 13), atol=1e-5)
+    assert torch.allclose(maps[0].T @ maps[1], torch.zeros(13, 13), atol=1e-5)
+    with pytest.raises(ValueError, match="num_instances must not exceed the hidden size"):
+        MULTIPLEXERS["random_ortho_low_rank"](**sizes | {"num_instances": 14}).initial_vectors()
+
+
+def test_a_contextual_row_sees_its_own_tokens_only(tiny):
+    """What stands at a row's padding changes no position at which every row has a token."""
+    model = PrumuxModel(tiny(num_instances=2, muxing_variant="contextual")).eval()
+    assert model.config.muxing_variant == "gaussian_attention_v2"
+    embedded = torch.randn(1, 2, 6, 16)
+    attended = torch.arange(6) < torch.tensor([[[5], [3]]])  # the last position has no token of any row
+    noise = torch.where(attended.unsqueeze(-1), embedded, torch.randn_like(embedded))
+    with torch.no_grad():
+        mix = model.multiplexer
+        torch.testing.assert_close(mix(embedded, attended)[:, :3], mix(noise, attended)[:, :3])
+        assert mix(noise, attended).isfinite().all()
+        assert (mix(embedded)[:, :3] - mix(noise)[:, :3]).abs().max() > 1e-3
+        flipped = mix(embedded.flip(1), attended.flip(1))
+        assert (flipped - mix(embedded, attended)).abs().max() > 1e-3  # slots are told apart
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("rsa", "index_pos"), ("rsa_demux", "index_pos"), ("index_embeddings", "index")]
+)
+def test_published_names_of_demultiplexers(tiny, alias, name):
+    assert tiny(num_instances=2, demuxing_variant=alias).demuxing_variant == name
+
+
+def test_adding_a_variant_is_a_class_and_an_entry(tiny, rows, monkeypatch, tmp_path):
+    """Training, compaction, folders and the engine take both without knowing them."""
+
+    class Alternating(GaussianHadamard):
+        """Signs instead of gaussian vectors."""
+
+        def initial_vectors(self):
+            return torch.randint(2, self.vectors.shape).float() * 2 - 1
+
+    class Sum(Mlp):
+        """The usual one plus what it read."""
+
+        def forward(self, hidden, prefix, scale=None):
+            return super().forward(hidden, prefix, scale) + 1
+
+    monkeypatch.setitem(MULTIPLEXERS, "alternating", Alternating)
+    monkeypatch.setitem(DEMULTIPLEXERS, "sum", Sum)
+    model = PrumuxForSequenceClassification(
+        tiny(num_instances=2, muxing_variant="alternating", demuxing_variant="sum", learn_muxing=True)
+    )
+    ids, mask = rows(4)
+    model(ids, mask, labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+    assert model.bert.multiplexer.vectors.grad.abs().sum() > 0
+    model.eval()
+    hidden = torch.ones(16)
+    hidden[3] = 0
+    smaller = compact(model, Masks(hidden=hidden))
+    smaller.save_pretrained(tmp_path)
+    loaded = PrumuxForSequenceClassification.from_pretrained(tmp_path).eval()
+    engine = compile_for_inference(loaded, compile=False, progress=False)
+    with torch.no_grad():
+        expected = model(ids, mask, masks=Masks(hidden=hidden)).logits
+        torch.testing.assert_close(loaded(ids, mask).logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(engine(ids, mask), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_markers_need_room(tiny):
+    with pytest.raises(
+        ValueError, match=r"40 markers of index demultiplexing leave no room .*smaller num_instances"
+    ):
+        PrumuxModel(tiny(num_instances=40, demuxing_variant="index"))
+
+
+def test_retrieval_is_counted_per_slot(tiny, rows):
+    torch.manual_seed(0)
+    model = PrumuxForMaskedLM(tiny(num_instances=3, retrieval_loss_coeff=1.0, task_loss_coeff=0.0)).eval()
+    ids, mask = rows(6)
+    output = model(ids, mask, labels=torch.full_like(ids, -100))
+    assert output.retrieval_slots.shape == (3, 2)
+    named, asked = output.retrieval_slots.sum(0)
+    assert 0 < asked <= mask.view(2, 3, -1).any(1).sum()
+    assert output.retrieval_accuracy == named / asked
 
 
 def test_retrieval_asks_for_no_token_of_a_filled_row(tiny):

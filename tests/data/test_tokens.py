@@ -1,0 +1,95 @@
+"""Words with tags: files as they come, one line for every broken one, tags on the first piece of a word."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prumux.data.grouping import IGNORE, GroupingCollator
+from prumux.data.loading import load_task, tokenize
+from prumux.data.tokens import read_file
+from prumux.data.toy import toy_tokenizer
+from prumux.errors import UserError
+
+CONLL = "-DOCSTART- -X- O\n\nthe DT O\nplot NN B-PART\n\ngood JJ O\n"
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("end", ["", "\n\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_conll(tmp_path, end, newline):
+    file = write(tmp_path / "train.conll", (CONLL.rstrip("\n") + end).replace("\n", newline))
+    assert read_file(file) == {"text": [["the", "plot"], ["good"]], "label": [["O", "B-PART"], ["O"]]}
+
+
+def test_spaces_belong_to_a_word_between_tabs(tmp_path):
+    assert read_file(write(tmp_path / "a.txt", "New York\tB-LOC\n"))["text"] == [["New York"]]
+
+
+def test_json(tmp_path):
+    rows = [{"tokens": ["a", "b"], "ner_tags": ["O", "B-X"]}, {"tokens": ["c"], "ner_tags": ["O"]}]
+    for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        assert read_file(write(tmp_path / "a.json", text))["label"] == [["O", "B-X"], ["O"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.conll", "the O\nplot NN B-PART\n", r"line 2 has 3 columns, expected 2 .*correct the line"),
+        ("a.conll", "the O\n\nplot\n", r"line 3 has 1 columns, expected 2"),
+        ("a.conll", "the\n", r"line 1 has 1 columns, expected 2"),
+        (
+            "a.json",
+            '{"tokens": ["a"], "ner_tags": ["O", "O"]}',
+            r"row 1 has 1 words and 2 tags: give every word one",
+        ),
+        (
+            "a.json",
+            '{"tokens": ["a"]}',
+            r"row 1 lacks words or tags: expected lists under tokens and ner_tags",
+        ),
+        ("a.json", "{", r"is not JSON"),
+        ("a.csv", "x", r"can't read .*expected a file that ends in \.conll"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_file(write(tmp_path / name, text))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_wrong_tasks(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_file(tmp_path / "a.conll")
+    with pytest.raises(
+        UserError, match=r"no train file of NER in .*expected train.conll with a word and its tag"
+    ):
+        load_task("ner", data_dir=tmp_path)
+    with pytest.raises(UserError, match=r"SST-2 labels whole texts, not words: use run_glue\.py"):
+        load_task("sst2", data_dir=tmp_path, tag_words=True)
+    write(tmp_path / "empty.conll", "\n\n")
+    with pytest.raises(UserError, match="holds no rows"):
+        load_task(train_file=tmp_path / "empty.conll")
+
+
+def test_the_first_piece_of_a_word_carries_its_tag(tmp_path):
+    """Other pieces, special tokens and padding don't count; a word of no piece becomes the unknown token."""
+    tokenizer = toy_tokenizer()
+    write(tmp_path / "train.conll", "the O\n\u200b B-X\nplot I-X\n\ngood O\n")
+    data = load_task(train_file=tmp_path / "train.conll")
+    assert data.tokens
+    assert (data.label_names, data.main_metric) == (["B-X", "I-X", "O"], "f1")
+    rows = tokenize(data, tokenizer, 16, {"O": 0, "B-X": 1, "I-X": 2}).train
+    assert [label for label in rows[0]["labels"] if label != IGNORE] == [0, 1, 2]
+    assert tokenizer.unk_token_id in rows[0]["input_ids"]
+    batch = GroupingCollator(tokenizer, 3)([rows[0], rows[1]])
+    assert batch["labels"].shape == batch["input_ids"].shape == (3, max(rows["length"]))
+    assert (batch["labels"][2] == IGNORE).all()
+    assert (batch["labels"][:2] != IGNORE).sum() == 4
+    cut = tokenize(data, tokenizer, 4, {"O": 0, "B-X": 1, "I-X": 2}).train
+    assert len(cut[0]["input_ids"]) == 4
