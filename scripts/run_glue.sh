@@ -82,6 +82,7 @@ common_arguments
 run "$PROJECT/${PROGRAM:-run_glue.py}" --setting "$SETTING" "${ARGS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "${DO[@]}" \
   --output_dir "$RUN_DIR" ${EXTRA:-} "$@"
 
+case $TASK in corpus | wikitext) TASK=TASK TRAIN_FILE='' VALIDATION_FILE='' ;; esac # for the hint: any task
 case $SETTING in
   *_pretraining) next_step "trained: $RUN_DIR/best. Next, finetune it:" \
     "bash $PROJECT/scripts/${PROGRAM_SCRIPT:-run_glue.sh} -N $N -s finetuning --task $TASK --model_path $RUN_DIR/best" ;;

@@ -155,9 +155,11 @@ def load_model(
     overrides = dict(overrides or {})
     fields = read_config(config_path if config_path is not None else str(model_path))
     made_with = fields if config_path is None or model_path is None else read_config(model_path)
-    # beside a checkpoint of ours, an architecture file says what it names and no more
-    inherited = made_with if made_with["_kind"] == "prumux" else {}
-    config = build_config(inherited | fields, overrides, label_names, classifies=classifies)
+    inherited: Mapping[str, Any] = {}
+    if config_path is not None and made_with["_kind"] == "prumux":
+        # beside a checkpoint of ours, an architecture file says what it names and no more, and not how rows are padded
+        inherited, fields = made_with, {**fields, "pad_token_id": made_with.get("pad_token_id")}
+    config = build_config({**inherited, **fields}, overrides, label_names, classifies=classifies)
     if model_path is None:
         return _construct(model_class, config)
     if made_with["_kind"] == "prumux":

@@ -1,0 +1,106 @@
+"""Words with tags through every phase and the evaluation, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from prumux import UserError
+from prumux.evaluation.report import Settings, evaluate_checkpoint
+from prumux.training.phases import run
+
+FLAGS = (
+    "--task_name ner --max_steps 60 --per_device_train_batch_size 16 --learning_rate 5e-3 --warmup_steps 5 "
+    "--eval_strategy no --save_strategy no --disable_tqdm True --do_train --do_eval"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """CoNLL files in which every noun is an entity of its own kind, and a tiny architecture."""
+    folder = tmp_path_factory.mktemp("ner")
+    draw = random.Random(0)
+    for split, count in (("train", 240), ("dev", 40)):
+        lines = []
+        for _ in range(count):
+            lines += [f"{draw.choice(['the', 'a'])}\tO", f"{draw.choice(['good', 'bad', 'funny'])}\tO"]
+            noun = draw.choice(["plot", "cast"])
+            lines += [f"{noun}\tB-{noun.upper()}", "was\tO", ""]
+        (folder / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    shape = {
+        "vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 40,
+    }  # fmt: skip
+    (folder / "shape.json").write_text(json.dumps(shape))
+    from prumux.data.toy import toy_tokenizer
+
+    toy_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A dense model, one of N=2, that one pruned and finetuned again: their records by name."""
+
+    def go(name: str, *flags: str) -> dict:
+        return run([*FLAGS, "--data_dir", str(folder), *flags, "--output_dir", str(folder / name)])
+
+    shape = ["--config_name", str(folder / "shape.json"), "--tokenizer_name", str(folder / "tokenizer")]
+    two = ["--num_instances", "2"]
+    mux = str(folder / "mux" / "best")
+    pruned = [*two, "--model_path", str(folder / "pruned" / "best"), "--teacher", mux]
+    return {
+        "dense": go("dense", "--setting", "baseline", *shape),
+        "mux": go("mux", *shape, *two),
+        "pruned": go("pruned", "--setting", "pruning", *two, "--model_path", mux, "--target_sparsity", "0.5"),
+        "finetuned": go("finetuned", *pruned),
+    }
+
+
+def test_every_phase_learns_entities(trained):
+    assert trained["dense"]["main_metric"] == "f1"
+    assert trained["dense"]["metrics"]["f1"] == 1.0
+    assert trained["mux"]["metrics"]["f1"] > 0.5
+    assert trained["pruned"]["sparsity"] == pytest.approx(0.5, abs=0.03)
+    assert trained["finetuned"]["sparsity"] == trained["pruned"]["sparsity"]
+    assert set(trained["mux"]["metrics"]) >= {"f1", "precision", "recall", "token_accuracy"}
+
+
+@pytest.mark.parametrize("engine", ["fast", "eager"])
+def test_evaluation(trained, folder, engine, monkeypatch):
+    """Entity F1 and speed of tokens beside a dense token classifier; the engine agrees with the plain model."""
+    from prumux.evaluation import report
+
+    monkeypatch.setattr(
+        report, "compile_for_inference",
+        lambda model, dtype, device, build=report.compile_for_inference: build(model, dtype, device, compile=False),
+    )  # fmt: skip
+    found = evaluate_checkpoint(
+        "ner", None, None, Settings(batch_size=8, max_seq_length=32, engine=engine, repeats=1, dynamic_padding=True),
+        model=str(folder / "finetuned" / "best"), output_dir=folder / "out", data_dir=str(folder),
+    )  # fmt: skip
+    dense, ours = found["rows"]
+    assert (found["main_metric"], dense["model"]) == ("f1", "dense (random weights)")
+    assert ours["score"] == pytest.approx(trained["finetuned"]["metrics"]["f1"])
+    assert ours["speedup"] > 0
+
+
+def test_an_ensemble_of_two(trained, folder):
+    settings = Settings(batch_size=8, max_seq_length=32, engine="eager", repeats=1, ensemble=2)
+    found = evaluate_checkpoint(
+        "ner", None, None, settings, model=str(folder / "mux" / "best"), data_dir=str(folder),
+        output_dir=folder / "out",
+    )["rows"]  # fmt: skip
+    assert [row["ensemble"] for row in found] == [1, 2]
+    with pytest.raises(UserError, match="an ensemble of 3 does not fill 2 slots"):
+        evaluate_checkpoint(
+            "ner", None, None, Settings(ensemble=3, engine="eager"), model=str(folder / "mux" / "best"),
+            data_dir=str(folder), output_dir=folder / "out",
+        )  # fmt: skip
+
+
+def test_a_sentence_task_is_not_for_run_ner(tmp_path):
+    with pytest.raises(UserError, match=r"toy labels whole texts, not words: use run_glue\.py"):
+        run(["--tag_words", "--task_name", "toy", "--do_train", "--output_dir", str(tmp_path)])
