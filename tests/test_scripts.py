@@ -37,7 +37,7 @@ def planned(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
     calls = []
     for line in done.stdout.splitlines():
         program, script, *words = shlex.split(line)
-        assert (program, Path(script).name) == ("python", "run_glue.py")
+        assert (program, Path(script).name) in (("python", "run_glue.py"), ("python", "run_ner.py"))
         calls.append(
             {
                 word: following if not following.startswith("--") else ""
@@ -289,7 +289,55 @@ def test_bad_arguments(command: tuple[str, ...], message: str) -> None:
     assert line.startswith(f"error: {message}")
 
 
-@pytest.mark.parametrize("name", ["run_glue.sh", "run_PruMUX.sh", "run_PruMUX_FT.sh"])
+BASE = "--config_name configs/ablations/base_model/roberta.json"
+INDEX = f"-N 2 -d index -m gaussian_hadamard {BASE} --lr 5e-5 --do_train --do_eval"
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "setting", "folder"),
+    [
+        (
+            f"run_glue.sh -s retrieval_pretraining {INDEX}",
+            "wikitext",
+            "retrieval_pretraining",
+            "wikitext/retrieval_2",
+        ),
+        (f"run_glue.sh -s finetuning {INDEX} --task mnli --model_path m", "MNLI", "finetuning", "MNLI/mux_2"),
+        (f"run_ner.sh -s finetuning {INDEX} --task ner --model_path m", "NER", "finetuning", "NER/mux_2"),
+        (f"run_glue.sh -N 1 -s baseline {BASE} --lr 2e-5 --task mnli", "MNLI", "baseline", "MNLI/dense"),
+    ],
+)
+def test_the_commands_that_datamux_prints(tmp_path, command, task, setting, folder):
+    """From any folder, with the architecture's path as it is printed."""
+    name, *flags = command.split()
+    [call] = planned(bash(script(name), *flags, shell="sh", cwd=tmp_path))
+    assert call["--config_name"] == str(PROJECT / "configs/ablations/base_model/roberta.json")
+    assert (call["--task_name"], call["--setting"]) == (task, setting)
+    assert call["--output_dir"] == str(PROJECT / "out" / folder)
+    assert {"--do_train", "--do_eval"} <= set(call)
+
+
+def test_plain_text_of_ones_own_for_the_warm_up(tmp_path):
+    done = bash(
+        script("run_glue.sh"),
+        "-s",
+        "mlm_pretraining",
+        "--model_path",
+        "m",
+        TRAIN_FILE="t.txt",
+        OUTPUT_DIR="out",
+    )
+    [call] = planned(done)
+    assert (call["--task_name"], call["--train_file"], call["--output_dir"]) == (
+        "corpus",
+        "t.txt",
+        "out/corpus/mlm_2",
+    )
+    assert "--task TASK --model_path out/corpus/mlm_2/best" in done.stderr
+    assert "TRAIN_FILE" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["run_glue.sh", "run_ner.sh", "run_PruMUX.sh", "run_PruMUX_FT.sh"])
 def test_help(name: str) -> None:
     done = bash(script(name), "--help")
     assert done.returncode == 0

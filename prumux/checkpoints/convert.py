@@ -261,6 +261,11 @@ def _state(
         variant, instances = fields["demuxing_variant"], fields["num_instances"]
         names.take_all("bert.pooler.")  # there is one, but nothing reads it
         state["bert.multiplexer.vectors"] = names.take("instance_embedding")
+        if fields["muxing_variant"] == "gaussian_attention_v2":
+            for theirs, ours in (("muxing_attention.", "rows."), ("muxing_attention_2.", "across.")):
+                for name, value in names.take_all(theirs).items():
+                    state["bert.multiplexer." + ours + name.removeprefix(theirs)] = value
+            state["bert.multiplexer.gain"] = torch.ones(words.shape[1])
         layers = fields.get("num_hidden_demux_layers", PrumuxConfig().num_hidden_demux_layers)
         depth = sum(re.fullmatch(r"dense_\d+\.weight", name) is not None for name in names.shared)
         if variant == "index_pos" and depth != layers:

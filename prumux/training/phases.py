@@ -205,7 +205,9 @@ def _converted(arguments: Arguments) -> Arguments:
         target = Path(str(arguments.training.output_dir)) / "converted" / name
         if not (target / "config.json").is_file():
             known = get_task_name(arguments.data.task_name or "")
-            convert_checkpoint(path, target, task=known if known in TASKS else None)
+            convert_checkpoint(
+                path, target, task=known if known in TASKS and not TASKS[known].is_embedded else None
+            )
             logger.info("%s is the authors' checkpoint: converted once to %s", path, target)
         return str(target)
 
