@@ -79,6 +79,8 @@ def main(args: argparse.Namespace) -> None:
     for item in rows:
         item["ratios"] = ratios(item, rows)
     print(table(rows))
+    goals = goal_table(rows)
+    print(f"\n{goals}" if goals else "")
     print(
         f"\n{protocol}, {threads} thread(s), {args.length} tokens; peaks: "
         + "; ".join(f"{dtype} {p['matrix'] / 1e9:,.0f} GFLOP/s" for dtype, p in peaks.items())
@@ -257,6 +259,44 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+# What the engine is built for: the measured row, the dense one beside it, the least and the hoped-for ratio.
+GOALS: list[tuple[tuple[int, float, str], str, float, float]] = [
+    ((10, 0.95, "bfloat16"), "best_dense_same_dtype", 120, 180),
+    ((2, 0.90, "bfloat16"), "best_dense_same_dtype", 15, 19),
+    ((10, 0.95, "float32"), "hf_float32", 150, 200),
+    ((10, 0.95, "int8"), "fast_int8", 110, 150),
+]
+GOAL_SHARE = (0.75, 0.9)  # of N / (1 - s), over the best dense model of the same dtype
+
+
+def goal_table(rows: list[dict[str, Any]]) -> str:
+    """The goals that this run's rows speak of, beside what was measured."""
+    ours = [r for r in rows if r["engine"] == "fast" and r["name"].startswith("N=")]
+    lines = []
+    for (instances, sparsity, dtype), beside, least, hoped in GOALS:
+        found = [
+            r for r in ours if (r["num_instances"], r["sparsity"], r["dtype"]) == (instances, sparsity, dtype)
+        ]
+        if found and beside in found[0]["ratios"]:
+            name = f"N={instances} s={sparsity:.2f} {dtype} over {beside}"
+            lines.append(f"| {name} | {found[0]['ratios'][beside]:.1f} | {least} | {hoped} |")
+    for dtype in sorted({r["dtype"] for r in ours}):
+        same = [r for r in ours if r["dtype"] == dtype and "best_dense_same_dtype" in r["ratios"]]
+        shares = [
+            r["ratios"]["best_dense_same_dtype"] * (1 - r["sparsity"]) / r["num_instances"] for r in same
+        ]
+        if len(shares) > 1:
+            lines.append(
+                f"| least share of N/(1-s) over {len(shares)} points, {dtype} | {min(shares):.2f} | {GOAL_SHARE[0]} | "
+                f"{GOAL_SHARE[1]} |"
+            )
+    return (
+        "\n".join(["| goal | measured | at least | hoped for |", "| - | - | - | - |", *lines])
+        if lines
+        else ""
+    )
 
 
 def wall_table(rows: list[dict[str, Any]]) -> str:
