@@ -34,9 +34,13 @@ def parse() -> argparse.Namespace:
         help="for a model's folder without one (default bert-base-uncased)",
     )
     add("--output_dir", default=out, help="where models are searched (default out in the project)")
-    add("--data_dir", default=env("DATA_DIR"), help="the task in GLUE's own files instead of from the hub")
-    add("--train_file", default=env("TRAIN_FILE"), help="your own CSV, TSV or JSON")
-    add("--validation_file", default=env("VALIDATION_FILE"), help="your own CSV, TSV or JSON")
+    add(
+        "--data_dir",
+        default=env("DATA_DIR"),
+        help="the task in GLUE's own files (NER: CoNLL files) instead of from the hub",
+    )
+    add("--train_file", default=env("TRAIN_FILE"), help="your own CSV, TSV, JSON or CoNLL file")
+    add("--validation_file", default=env("VALIDATION_FILE"), help="your own CSV, TSV, JSON or CoNLL file")
     add("--batch_size", type=int, default=128, help="groups in a batch, rows / N (default 128)")
     add("--max_seq_length", type=int, default=128, help="tokens (default 128)")
     add(

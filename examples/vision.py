@@ -176,6 +176,8 @@ def parse() -> argparse.Namespace:
         parser.exit(
             2, "error: num_instances, steps, batch_size, repeats and hidden_size must be at least 1\n"
         )
+    if args.learning_rate <= 0 or not 0 <= args.seed < 2**32 - args.repeats:
+        parser.exit(2, "error: learning_rate must be above 0 and seed a whole number from 0 on\n")
     return args
 
 

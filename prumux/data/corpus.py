@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from tqdm.auto import tqdm
+
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
 
@@ -69,9 +72,10 @@ def load_corpus(
         }
     for split, found in rows.items():
         if not found:
+            size = "" if line_by_line else f" of {max_length} tokens"
             raise UserError(
-                f"{title} has too little text for a {split} row of {max_length} tokens: give more text, or a smaller "
-                "--max_seq_length"
+                f"{title} has too little text for a {split} row{size}: give more text, "
+                f"{'one line at least' if line_by_line else 'or a smaller --max_seq_length'}"
             )
     return TaskData(
         name=title,
@@ -87,9 +91,9 @@ def _file_lines(file: Path) -> Iterator[str]:
     if not file.is_file():
         raise UserError(f"no such file: '{file}': correct --train_file or --validation_file")
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             yield from opened
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read '{file}' ({error}): expected UTF-8 text") from None
 
 
@@ -114,22 +118,23 @@ def _rows(
     max_length: int,
     line_by_line: bool,
     limit: int | None,
-) -> list[list[int]]:
+) -> list[np.ndarray]:
     """At most ``limit`` rows of token ids."""
     first = [tokenizer.cls_token_id]
     last = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
     room = max_length - len(first) - len(last)
-    rows: list[list[int]] = []
+    rows: list[np.ndarray] = []
     open_row: list[int] = []
-    for batch in _batches(lines):
+    for batch in tqdm(_batches(lines), desc="tokenize", unit=f"x {LINES:,} lines", leave=False, disable=None):
         for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
             if not line_by_line:
                 open_row += [*(last if open_row else []), *ids]
-                while len(open_row) >= room:
-                    rows.append([*first, *open_row[:room], *last])
-                    open_row = open_row[room:]
+                full = len(open_row) // room * room
+                for start in range(0, full, room):
+                    rows.append(np.array([*first, *open_row[start : start + room], *last], dtype=np.int32))
+                del open_row[:full]
             elif ids:
-                rows.append([*first, *ids[:room], *last])
+                rows.append(np.array([*first, *ids[:room], *last], dtype=np.int32))
         if limit is not None and len(rows) >= limit:
             return rows[:limit]
     return rows
@@ -147,7 +152,7 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _dataset(rows: Sequence[list[int]] | None) -> Dataset | None:
+def _dataset(rows: Sequence[np.ndarray] | None) -> Dataset | None:
     from datasets import Dataset
 
     if rows is None:

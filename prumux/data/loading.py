@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prumux.data import tokens, toy
-from prumux.data.tasks import GLUE_HUB_ID, TAG_METRICS, TASKS, Task, get_task
+from prumux.data.tasks import GLUE_HUB_ID, TASKS, Task, get_task
 from prumux.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def load_task(
     Raises:
         UserError: unknown task, missing file or column, unknown label, no rows, hub out of reach.
     """
-    task = None if task_name is None else get_task(task_name)
+    if tag_words and task_name is not None and "/" in task_name:  # a data set of this kind on the hub
+        task: Task | None = replace(TASKS["NER"], name=task_name.split("/")[-1], hub_config=task_name)
+    else:
+        task = None if task_name is None else get_task(task_name)
     if tag_words and task is not None and not task.tokens:
         raise UserError(
             f"{task.name} labels whole texts, not words: use run_glue.py, or name the task of the words (NER)"
@@ -120,6 +123,7 @@ def load_task(
     else:
         examples = {split: _read_split(task, split, data_dir) for split in splits}
         sources = {split: f"the {split} split of {task.name}" for split in splits}
+    tags = tokens.tag_names(examples) if tag_words else []  # of all rows, however few of them are used
     for split, columns in examples.items():
         examples[split] = {name: values[: limits[split]] for name, values in columns.items()}
         if not columns["label"]:
@@ -127,7 +131,7 @@ def load_task(
     label_names: list[str] | None
     metrics: tuple[str, ...]
     if tag_words:
-        label_names, metrics = tokens.tag_names(examples), TAG_METRICS
+        label_names, metrics = tags, tokens.metrics_of(tags)
     else:
         label_names = _settle_labels(task, examples, sources)
         metrics = task.metrics if task else ("pearson", "spearmanr") if label_names is None else ("accuracy",)
@@ -238,7 +242,7 @@ def _read_any(path: Path) -> Iterator[tuple[int, Row]]:
     suffix = path.suffix.lower()
     if suffix in (".tsv", ".txt"):
         return _read_tsv(path)
-    return _read_csv(path) if suffix == ".csv" else _read_json(path)
+    return _read_csv(path) if suffix == ".csv" else read_json(path)
 
 
 def _text_of(path: Path) -> str:
@@ -292,7 +296,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
         ) from None
 
 
-def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
+def read_json(path: Path) -> Iterator[tuple[int, Row]]:
     """A list of objects, ``{"data": [...]}``, or an object per line."""
     text = _text_of(path)
     try:

@@ -152,7 +152,7 @@ _TASKS = (
     ),
     Task(
         name="NER",
-        hub_config="conll2003",
+        hub_config="lhoestq/conll2003",  # CoNLL-2003 as Parquet files
         folder="NER",
         text_columns=("tokens",),
         label_names=None,
@@ -176,7 +176,7 @@ def get_task(name: str) -> Task:
     Raises:
         UserError: no such task; the message lists the choices.
     """
-    by_key = {_key(known): task for known, task in TASKS.items()}
+    by_key = {_key(known): task for known, task in TASKS.items()} | {"conll2003": TASKS["NER"]}
     if (key := _key(str(name))) in by_key:
         return by_key[key]
     close = difflib.get_close_matches(key, by_key, n=1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prumux.data.grouping import IGNORE
-from prumux.data.tasks import Task
+from prumux.data.tasks import TAG_METRICS, Task
 from prumux.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,11 +58,14 @@ def read_file(path: Path) -> Sentences:
         )
     if not path.is_file():
         raise UserError(f"no such file: '{path}': correct --train_file or --validation_file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"can't read '{path}' ({error}): expected UTF-8 text") from None
-    found = list(_json(path, text) if kind in JSON_TYPES else _conll(path, text))
+    if kind in JSON_TYPES:
+        found = list(_json(path))
+    else:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"can't read '{path}' ({error}): expected UTF-8 text") from None
+        found = list(_conll(path, text))
     return {"text": [words for words, _ in found], "label": [tags for _, tags in found]}
 
 
@@ -74,35 +76,33 @@ def _conll(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
     columns = 0
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         # with tabs, spaces belong to the word
-        fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        fields = [part.strip() for part in line.split("\t")] if "\t" in line else line.split()
+        comment = line.startswith("# ") and not words and len(fields) != (columns or 2)
         if not line.strip():
             if words:
                 yield words, tags
             words, tags = [], []
-        elif fields[0] != "-DOCSTART-" and not (line.startswith("# ") and not words):
+        elif fields[0] != "-DOCSTART-" and not comment:
             columns = columns or len(fields)
             if len(fields) != columns or columns < 2:
                 raise UserError(
                     f"'{path}' line {number} has {len(fields)} columns, expected {max(2, columns)} (a word, ..., its "
                     "tag): correct the line; an empty line ends a sentence"
                 )
+            if not fields[0] or not fields[-1]:
+                raise UserError(
+                    f"'{path}' line {number} lacks its word or its tag: fill it in or remove the line"
+                )
             words.append(fields[0])
-            tags.append(fields[-1].strip())
+            tags.append(fields[-1])
 
 
-def _json(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
-    try:
-        rows = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [json.loads(s) for s in text.splitlines() if s]
-        )
-    except json.JSONDecodeError as error:
-        raise UserError(f"'{path}' is not JSON ({error}): expected an object per line") from None
-    for number, row in enumerate(rows, start=1):
-        columns = row if isinstance(row, dict) else {}
-        words = next((columns[name] for name in WORD_COLUMNS if name in columns), None)
-        tags = next((columns[name] for name in TAG_COLUMNS if name in columns), None)
+def _json(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    from prumux.data.loading import read_json  # which imports this module
+
+    for number, row in read_json(path):
+        words = next((row[name] for name in WORD_COLUMNS if name in row), None)
+        tags = next((row[name] for name in TAG_COLUMNS if name in row), None)
         if not isinstance(words, list) or not isinstance(tags, list):
             raise UserError(
                 f"'{path}' row {number} lacks words or tags: expected lists under "
@@ -112,8 +112,13 @@ def _json(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
             raise UserError(
                 f"'{path}' row {number} has {len(words)} words and {len(tags)} tags: give every word one tag"
             )
+        if wrong := [item for item in (*words, *tags) if not isinstance(item, str) or not item]:
+            raise UserError(
+                f"'{path}' row {number} has {wrong[0]!r} for a word or tag: write tags as names such as B-PER, not "
+                "numbers, and leave nothing empty"
+            )
         if words:
-            yield list(map(str, words)), list(map(str, tags))
+            yield words, tags
 
 
 def _read_hub(task: Task, split: str) -> Sentences:
@@ -123,19 +128,33 @@ def _read_hub(task: Task, split: str) -> Sentences:
         data = load_dataset(str(task.hub_config), split=split)
     except Exception as error:  # the hub's clients raise a dozen unrelated types when it is out of reach
         raise UserError(
-            f"can't load {task.name} from the hub ({task.hub_config}, {type(error).__name__}): check the network, or "
-            "give --data_dir with CoNLL files (train.conll, dev.conll)"
+            f"can't load {task.name} from the hub ({task.hub_config}, {_cause(error)}): check the name and the "
+            "network, or give --data_dir with CoNLL files (train.conll, dev.conll)"
         ) from error
-    names = data.features["ner_tags"].feature.names
+    try:
+        names = data.features["ner_tags"].feature.names
+    except (KeyError, AttributeError):
+        raise UserError(
+            f"{task.hub_config} has the columns {', '.join(data.column_names)}: expected tokens and ner_tags (classes)"
+        ) from None
     return {
         "text": list(data["tokens"]),
         "label": [[names[tag] for tag in tags] for tags in data["ner_tags"]],
     }
 
 
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
 def tag_names(examples: Mapping[str, Sentences]) -> list[str]:
     """Every tag of every split, sorted."""
     return sorted({tag for columns in examples.values() for tags in columns["label"] for tag in tags})
+
+
+def metrics_of(tags: Sequence[str]) -> tuple[str, ...]:
+    """Entities' F1 where tags say where an entity begins; of other tags (parts of speech) the share that is right."""
+    return TAG_METRICS if any(tag[:2] in ("B-", "I-") for tag in tags) else TAG_METRICS[-1:]
 
 
 def tokenize_words(

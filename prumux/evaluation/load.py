@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from prumux.errors import UserError
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
-from prumux.models.loading import load_tokenizer, quiet_transformers
+from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,12 @@ def load_model(path: str | Path, name: str | None = None, tokenizer: str | None 
 
 
 def _tokenizer(path: Path, model: torch.nn.Module, given: str | None) -> Any:
+    words = is_token_classifier(model.config)
     try:
-        return load_tokenizer(str(path))
+        return load_tokenizer(str(path), words=words)
     except UserError:
         if given is not None:
-            return load_tokenizer(given)
+            return load_tokenizer(given, words=words)
         default = None
         with contextlib.suppress(UserError):
             default = load_tokenizer(BERT_TOKENIZER) if (path / "conversion.json").is_file() else None
@@ -102,7 +103,8 @@ def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: 
     if measured.path and path.exists() and path.resolve() == Path(measured.path).resolve():
         return measured
     config = _read_config(path)
-    if path.is_file():
+    headless = not any("Classification" in name for name in config.architectures or ())
+    if headless:
         config.architectures = shape.architectures  # sentences or tokens, as the evaluated model
     if getattr(config, "num_instances", 1) != 1:
         raise UserError(f"baseline {shown(path)} mixes {config.num_instances} inputs: name a model with N=1")
@@ -110,7 +112,7 @@ def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: 
         return Candidate(
             f"dense ({path.stem}, random weights)", _random_model(config, seed), path=shown(path)
         )
-    model, missing = _load_weights(path)
+    model, missing = _load_weights(path, config if headless else None)
     if missing:
         return Candidate("dense (untrained head)", model, path=shown(path))
     return load_model(path, name="dense")
@@ -166,9 +168,17 @@ def size(model: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def _load_weights(path: str | Path) -> tuple[torch.nn.Module, list[str]]:
-    """The model of a folder in float32, and the names of the weights that its file lacks."""
+def _load_weights(path: str | Path, kind: Any = None) -> tuple[torch.nn.Module, list[str]]:
+    """The model of a folder in float32, and the names of the weights that its file lacks.
+
+    ``kind``: a configuration whose architecture is taken in place of the folder's own.
+    """
     config = _read_config(path)
+    if is_authors({"_kind": config.model_type, **config.to_dict()}):
+        raise UserError(
+            f"{shown(path)} is the authors' checkpoint: prumux convert {shown(path)} FOLDER, and name that"
+        )
+    config = kind or config
     try:
         with quiet_transformers():  # what is missing becomes one line here instead of a table
             model, info = _auto_class(config).from_pretrained(

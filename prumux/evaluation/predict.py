@@ -193,13 +193,15 @@ def _score(data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray) 
         return compute_metrics(data.metrics, *_in_task_order(data, label2id, logits, labels))
     rows = [[label for label in labels if label != IGNORE] for labels in data.validation["labels"]]
     flat = np.array([label for labels in rows for label in labels])
-    logits, flat = _in_task_order(data, label2id, logits, flat)
-    names = np.array(data.label_names)
+    # every tag of the model competes, also those that this data has none of
+    numbers = label2id or {name: i for i, name in enumerate(data.label_names or [])}
+    names = np.array([name for name, _ in sorted(numbers.items(), key=lambda item: item[1])])
     cuts = np.cumsum([len(labels) for labels in rows])[:-1]
     predictions, truth = (
-        [list(part) for part in np.split(names[numbers], cuts)] for numbers in (logits.argmax(1), flat)
+        [list(part) for part in np.split(names[chosen], cuts)] for chosen in (logits.argmax(1), flat)
     )
-    return tag_metrics(predictions, truth)
+    found = tag_metrics(predictions, truth)
+    return {name: found[name] for name in data.metrics}
 
 
 def _in_task_order(

@@ -179,6 +179,11 @@ def evaluate_checkpoint(
         if dense.name == loaded.name:
             candidates = [replace(loaded, name=f"{loaded.name} (evaluated)")]
         candidates.insert(0, dense)
+    if task in TASKS and TASKS[task].tokens != is_token_classifier(loaded.model.config):
+        labels = "words" if TASKS[task].tokens else "whole texts"
+        raise UserError(
+            f"{task} labels {labels}, {shown(path)} is another kind of model: name a model of this task"
+        )
     data = load_task(
         task if task in TASKS else None,
         data_dir=data_dir,
@@ -209,7 +214,9 @@ def _find(task: str, sparsity: float, num_instances: int, output_dir: str | Path
 def report_path(report: dict[str, Any]) -> Path:
     """Where a report goes by default: RUN/evaluation.json for RUN/best, else into the model's folder."""
     path = Path(report["rows"][-1]["path"])
-    return (path.parent if path.name == "best" else path) / "evaluation.json"
+    k = report["rows"][-1]["ensemble"]
+    name = "evaluation.json" if k == 1 else f"evaluation.ensemble_{k}.json"
+    return (path.parent if path.name == "best" else path) / name
 
 
 def _task_name(task: str | None, model: str | None, own_files: bool) -> str:

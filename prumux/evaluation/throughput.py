@@ -116,7 +116,10 @@ def check_length(model: torch.nn.Module, length: int) -> None:
     """Raise a UserError if ``length`` tokens and the demultiplexer's prefix don't fit the positions."""
     positions = getattr(getattr(model, "bert", None), "max_length", None)
     if positions is None:  # Hugging Face's own models
-        positions = getattr(model.config, "max_position_embeddings", None)
+        config: Any = model.config
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and getattr(config, "model_type", None) == "roberta":
+            positions -= config.pad_token_id + 1
     if positions is not None and length > positions:
         raise UserError(
             f"rows of {length} tokens don't fit this model: use --max_seq_length {positions} or less"

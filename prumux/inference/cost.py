@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.demultiplexers import DEMULTIPLEXERS
 from prumux.models.modeling import PrumuxForTokenClassification
 from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
 
@@ -120,21 +119,24 @@ def cost(
         if inner:
             matrix["ffn"] += 4.0 * width * inner * rows
             vector["ffn"] += VECTOR_OPERATIONS * rows * (width + 2 * inner)
-    parameters = _parameters(config, left, instances, multiplexed, classes)
+    parameters = _parameters(config, left, instances, multiplexed, classes, not all_tokens)
     if multiplexed:
         halves, square = 2.0 * width * dense, 2.0 * dense * dense
-        matrix["demultiplexer"] = {
+        separate = {
             "index_pos": halves + instances * square * (config.num_hidden_demux_layers - 1),
-            "index": halves * (1 + instances),
+            "index": halves,
             "mlp": instances * (halves + square),
-        }[demux]
+        }
+        matrix["demultiplexer"] = separate.get(demux, separate["mlp"])  # of an own variant a guess
         vector["demultiplexer"] = VECTOR_OPERATIONS * instances * dense * (config.num_hidden_demux_layers + 1)
-    else:
+    elif not all_tokens:
         matrix["demultiplexer"] = 2.0 * width * dense  # the pooler
     matrix["demultiplexer"] += 2.0 * instances * dense * classes
     if all_tokens:  # what is done at [CLS] of a sentence is done at every token
         matrix["demultiplexer"] *= length
         vector["demultiplexer"] *= length
+    if multiplexed and demux == "index":
+        matrix["demultiplexer"] += halves * instances  # the keys' half, once per group
     weights = sum(parameters.values()) - parameters["embedding"]
     moved = weights / groups + length * width * instances  # weights once per pass, and the rows of the table
     moved += 2.0 * positions * width * (1 + sum(map(bool, left.heads)) + sum(map(bool, left.intermediate)))
@@ -147,7 +149,7 @@ def cost(
 
 
 def _parameters(
-    config: PrumuxConfig, left: Structure, instances: int, multiplexed: bool, classes: int
+    config: PrumuxConfig, left: Structure, instances: int, multiplexed: bool, classes: int, pooled: bool
 ) -> dict[str, int]:
     width, dense = config.hidden_size, config.dense_hidden_size
     norms = 2 * width
@@ -159,15 +161,14 @@ def _parameters(
     ffn = sum(ffn_parameters(width, inner, inner > 0) + norms * (inner > 0) for inner in left.intermediate)
     classifier = dense * classes + classes + config.classifier_transform * (dense * dense + dense)
     linear, square, norm = width * dense + dense, dense * dense + dense, 2 * dense
-    demux = linear  # the pooler
+    demux = linear if pooled else 0  # the pooler
     if multiplexed:
         joint = 2 * width * dense + dense
         demux = {
             "index_pos": instances * width + joint + square * (config.num_hidden_demux_layers - 1) + norm,
             "index": joint + norm + width * (instances + 1),
             "mlp": instances * (linear + norm) + square + norm,
-        }[config.demuxing_variant]
-        assert config.demuxing_variant in DEMULTIPLEXERS
+        }.get(config.demuxing_variant, joint)
     maps = instances * width * (width if config.muxing_variant.startswith("random_ortho") else 1)
     if config.muxing_variant == "gaussian_attention_v2":
         heads, inner = config.num_attention_heads, config.intermediate_size

@@ -29,7 +29,8 @@ class PrumuxConfig(PreTrainedConfig):
         retrieval_loss_coeff, task_loss_coeff: weights of the two losses.
 
     Compatibility with the authors' checkpoints (METHOD in docs/method.md):
-        attend_padding: padding positions are attended, as in the authors' code; otherwise the positions at which no
+        attend_padding: the encoder attends padding positions, as in the authors' code (a contextual multiplexer never
+            does, as in theirs); otherwise the positions at which no
             instance of the group has a token are masked.
         embed_twice: the mixture passes the embedding layer (position, type, LayerNorm) a second time.
         multiplex_single: a model of one instance has multiplexer and demultiplexer too, and no pooler.

@@ -85,9 +85,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     kind = fields.pop("model_type", "prumux")
     if kind not in SUPPORTED_TYPES:
         raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
-    for name in ("architectures", "_name_or_path", "transformers_version", "torch_dtype", "dtype"):
+    architectures = fields.pop("architectures", None)
+    for name in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
         fields.pop(name, None)
-    return fields | {"_kind": kind}
+    tags = any("TokenClassification" in str(name) for name in architectures or ())
+    return fields | {"_kind": kind, "_tags_words": tags}
 
 
 def is_authors(fields: Mapping[str, Any]) -> bool:
@@ -104,6 +106,11 @@ def build_config(
 ) -> PrumuxConfig:
     """A configuration from ``fields`` with ``overrides`` and the task's labels (``None``: regression)."""
     values = dict(fields) | dict(overrides)
+    values.pop("_tags_words", None)
+    if not isinstance(values.get("pad_token_id", 0), int | None):
+        raise UserError(
+            f"wrong model configuration: pad_token_id is {values['pad_token_id']!r}, expected a number"
+        )
     if (kind := values.pop("_kind", None)) in BACKBONES:
         try:
             values |= BACKBONES[kind].fields(values)
@@ -166,6 +173,8 @@ def load_model(
         _check_fixed(model_path, made_with, config)
     if classifies:
         _check_labels(model_path, made_with, config)
+    with torch.device("meta"):
+        _construct(model_class, config)  # an impossible architecture is told from a damaged file
     try:
         with quiet_transformers():
             pair: Any = model_class.from_pretrained(  # its annotation doesn't know output_loading_info
@@ -256,6 +265,10 @@ def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:
 def _check_weights(path: str, report: Mapping[str, Any]) -> None:
     """Refuse weights of another shape, and those of something that is not this encoder."""
     for name, found, wanted in sorted(report["mismatched_keys"]):
+        if name.startswith("classifier."):
+            raise UserError(
+                f"{path} has a classifier of {found[0]} classes, the data has {wanted[0]}: name a model of this task"
+            )
         raise UserError(
             f"can't load the weights of {path}: {name} has the shape {tuple(found)}, the configuration needs "
             f"{tuple(wanted)}: leave --config_name out or name weights of this shape"
@@ -293,7 +306,13 @@ def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig) ->
     wanted = list(config.id2label.values())
     if _are_placeholders(names):
         return  # looked at after loading: there may be no classifier yet
-    if sorted(name.lower() for name in names) != sorted(name.lower() for name in wanted):
+    ours, data = {name.lower() for name in names}, {name.lower() for name in wanted}
+    if fields["_tags_words"] and not data <= ours:  # a part of the data may lack some tags
+        unknown = sorted(name for name in wanted if name.lower() not in ours)
+        raise UserError(
+            f"{path} has no tag {', '.join(unknown)}, only {', '.join(names)}: name a model of this task"
+        )
+    if not fields["_tags_words"] and ours != data:
         raise UserError(
             f"{path} has the labels {', '.join(map(str, names))}, the data has {', '.join(map(str, wanted))}: "
             "name a model of this task"

@@ -179,7 +179,7 @@ class PrumuxModel(PrumuxPreTrainedModel):
         self.first_position = markers  # where sentences are read
         inserted = bool(markers) and config.first_token_id is not None
         self.prefix_length = markers + inserted  # positions before the rows' own tokens
-        if self.max_length < 1:
+        if markers and self.max_length < 1:
             raise ValueError(
                 f"the {self.prefix_length} markers of {config.demuxing_variant} demultiplexing leave no room in "
                 f"max_position_embeddings {config.max_position_embeddings}: use a smaller num_instances"
@@ -280,9 +280,8 @@ class PrumuxModel(PrumuxPreTrainedModel):
         """Word vectors [rows, prefix, D]: the instance's marker at its place, else the filler; then the first token."""
         assert self.prefix_embeddings is not None
         instances = self.first_position
-        index = torch.full((instances, instances), instances, device=self.prefix_embeddings.device)
-        index.fill_diagonal_(0)
-        index = index + torch.diag(torch.arange(instances, device=index.device))
+        own = torch.arange(instances, device=self.prefix_embeddings.device)
+        index = torch.where(own[:, None] == own, own, instances)  # (N, N)
         prefix = self.prefix_embeddings[index].repeat(rows // instances, 1, 1)
         if self.prefix_length == instances:
             return prefix
@@ -603,7 +602,12 @@ class PrumuxForMaskedLM(PrumuxPreTrainedModel):
         if labels is None or config.task_loss_coeff > 0:
             output.logits, targets = self._masked_token_scores(state, labels)
             if targets is not None:
-                output.task_loss = nn.functional.cross_entropy(output.logits, targets)
+                # without a masked token 0, not the NaN of an empty mean
+                output.task_loss = (
+                    nn.functional.cross_entropy(output.logits, targets)
+                    if len(targets)
+                    else output.logits.sum()
+                )
                 terms.append(config.task_loss_coeff * output.task_loss)
         if labels is not None and config.is_multiplexed and config.retrieval_loss_coeff > 0:
             output.retrieval_loss, output.retrieval_slots = retrieval_loss(

@@ -97,9 +97,12 @@ class BinaryHadamard(Hadamard):
             )
         chunk = math.ceil(width / instances)
         margin = math.ceil(chunk * self.epsilon / 2)
+        starts = [i * chunk for i in range(instances + 1)]
+        if starts[-2] >= width:  # the authors' chunks would leave the last instances without any dimension
+            starts = [i * width // instances for i in range(instances + 1)]
         vectors = torch.zeros(instances, width)
         for i in range(instances):
-            vectors[i, max(0, i * chunk - margin) : min(width, (i + 1) * chunk + margin)] = 1
+            vectors[i, max(0, starts[i] - margin) : min(width, starts[i + 1] + margin)] = 1
         return vectors
 
 

@@ -20,6 +20,8 @@ Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
 class _Kept:
     """Indices that survive and the values they carry: the stream's, and each layer's heads and FFN dimensions."""
 
+    gain = False  # does the multiplexer have one
+
     def __init__(self, config: PrumuxConfig, masks: Masks, device: torch.device) -> None:
         layers, _ = resolve(masks, config.heads_per_layer, config.intermediate_per_layer, config.hidden_size)
         self.stream, self.scale = self._survivors(masks.hidden, config.hidden_size, device)
@@ -77,6 +79,7 @@ def compact(model: Model, masks: Masks) -> Model:
     dtype = next(model.parameters()).dtype
     smaller = smaller.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it as a function
     target = smaller.state_dict()
+    kept.gain = any(name.endswith("multiplexer.gain") for name in target)
     with torch.no_grad():
         state = {name: _slice(name, value, kept, model.config) for name, value in model.state_dict().items()}
     smaller.load_state_dict({name: state[name] for name in target})
@@ -110,8 +113,8 @@ def _slice(name: str, value: Tensor, kept: _Kept, config: PrumuxConfig) -> Tenso
         return _LAYER[inside[1]](value, kept, -1)
     if name == "multiplexer.gain":
         return value[kept.stream] * kept.scale
-    if name == "multiplexer.vectors" and config.muxing_variant == "gaussian_attention_v2":
-        return value[:, kept.stream]  # the mask's value is in the gain
+    if name == "multiplexer.vectors" and kept.gain:
+        return value[:, kept.stream]  # the gain carries the mask's value
     if name in ("prefix_embeddings",) or re.match(r"embeddings\..*_embeddings", name):
         return value[:, kept.stream] * kept.scale
     if name.startswith("embeddings.LayerNorm"):

@@ -45,6 +45,10 @@ def format_report(report: Mapping[str, Any]) -> str:
             f"{row['examples_per_second_min']:,.1f} to {row['examples_per_second_max']:,.1f} examples/s "
             f"over {row['repeats']} repeats of {row['passes']} x {row['rows']} rows"
         )
+        if row.get("ensemble", 1) > 1:
+            lines.append(
+                f"  every input in {row['ensemble']} slots of the {row['num_instances']}, logits averaged"
+            )
         extra = {name: value for name, value in row["metrics"].items() if not name.endswith("_std")}
         if len(extra) > 1:
             lines.append("  " + ", ".join(f"{name} {value:.3f}" for name, value in extra.items()))

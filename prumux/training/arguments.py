@@ -92,7 +92,8 @@ class DataArguments:
         },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder in GLUE's file layout instead of the hub."}
+        default=None,
+        metadata={"help": "Folder in GLUE's file layout, or of CoNLL files, instead of the hub."},
     )
     train_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})
     validation_file: str | None = field(default=None, metadata={"help": "Your own CSV, TSV or JSON file."})

@@ -49,6 +49,7 @@ from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTraine
 
 logger = logging.getLogger(__name__)
 
+LEAST_LENGTH = 4  # tokens that a row must have room for
 Classifier = PrumuxForSequenceClassification | PrumuxForTokenClassification
 HeadModel = PrumuxForMaskedLM | Classifier  # what a run trains
 
@@ -103,7 +104,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     """Data, tokenizer, model and, where there is one, the teacher of this run, in a trainer."""
     pretraining = arguments.pruning.setting in PRETRAINING
     flags = arguments.data
-    if pretraining and is_corpus(flags.task_name, flags.train_file, flags.validation_file):
+    plain = is_corpus(flags.task_name, flags.train_file, flags.validation_file)
+    if pretraining and plain and not _tags_words(arguments):
         return _from_corpus(arguments)
     data = _data(arguments)
     if arguments.training.do_train and data.train is None:
@@ -152,6 +154,15 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     return trainer
 
 
+def _tags_words(arguments: Arguments) -> bool:
+    """Are the data words with tags: the flag, the task or the model that is started from says so."""
+    flags, path = arguments.data, arguments.model.model_name_or_path
+    task = TASKS.get(get_task_name(flags.task_name or ""))
+    if flags.tag_words or (task is not None and task.tokens):
+        return True
+    return task is None and path is not None and bool(read_config(path)["_tags_words"])
+
+
 def _data(arguments: Arguments) -> TaskData:
     """The task's rows, as text."""
     flags = arguments.data
@@ -164,7 +175,7 @@ def _data(arguments: Arguments) -> TaskData:
         flags.validation_file,
         max_train_samples=flags.max_train_samples,
         max_eval_samples=flags.max_eval_samples,
-        tag_words=flags.tag_words,
+        tag_words=_tags_words(arguments),
     )
     if own_files and flags.task_name is not None:
         data = dataclasses.replace(data, name=get_task_name(flags.task_name))
@@ -204,9 +215,9 @@ def _converted(arguments: Arguments) -> Arguments:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_.")
         target = Path(str(arguments.training.output_dir)) / "converted" / name
         if not (target / "config.json").is_file():
-            known = get_task_name(arguments.data.task_name or "")
+            task = TASKS.get(get_task_name(arguments.data.task_name or ""))
             convert_checkpoint(
-                path, target, task=known if known in TASKS and not TASKS[known].is_embedded else None
+                path, target, task=task.name if task is not None and task.file_columns else None
             )
             logger.info("%s is the authors' checkpoint: converted once to %s", path, target)
         return str(target)
@@ -290,6 +301,12 @@ def _check_batch(rows: int, num_instances: int) -> None:
 
 
 def _max_length(arguments: Arguments, model: HeadModel) -> int:
+    if model.bert.max_length < LEAST_LENGTH:
+        raise UserError(
+            f"the {model.bert.prefix_length} markers of {model.config.demuxing_variant} demultiplexing leave "
+            f"{model.bert.max_length} of {model.config.max_position_embeddings} positions for a row: give a smaller "
+            "--num_instances or another --demuxing_variant"
+        )
     return min(arguments.data.max_seq_length, model.bert.max_length)
 
 

@@ -46,13 +46,13 @@ class MaskingCollator(GroupingCollator):
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = super().__call__([{k: v for k, v in f.items() if k != "labels"} for f in features])
-        batch["labels"] = torch.full_like(batch["input_ids"], -100)
+        batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         if self.masking is not None:
             special = torch.isin(batch["input_ids"], self.special)
             masked, labels = self.masking.torch_mask_tokens(
                 batch["input_ids"].clone(), special_tokens_mask=special
             )
-            labels[len(features) :] = -100  # filled rows don't count
+            labels[len(features) :] = IGNORE  # filled rows don't count
             batch |= {"input_ids": masked, "labels": labels}
         return batch
 
@@ -75,6 +75,12 @@ def pretraining_trainer(
     arguments.training.dataloader_drop_last = True
     trainer = PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
     if arguments.data.stop_at_retrieval_accuracy is not None:
+        retrieves = model.config.is_multiplexed and model.config.retrieval_loss_coeff > 0
+        if not retrieves or arguments.training.eval_strategy == "no":
+            raise UserError(
+                "--stop_at_retrieval_accuracy is never reached: it needs --retrieval_loss_coeff above 0, "
+                "--num_instances 2 or more, and evaluations (--eval_strategy steps)"
+            )
         trainer.add_callback(StopWhenSolved(arguments.data.stop_at_retrieval_accuracy))
     return trainer
 

@@ -37,6 +37,22 @@ def test_json(tmp_path):
         assert read_file(write(tmp_path / "a.json", text))["label"] == [["O", "B-X"], ["O"]]
 
 
+def test_a_hash_is_a_word_and_a_comment_is_not(tmp_path):
+    file = write(tmp_path / "a.conll", "# sent_id = 1\n# O\nhello O\n\n# id = 2\ngood O\n")
+    assert read_file(file)["text"] == [["#", "hello"], ["good"]]
+
+
+def test_tags_without_entities_are_scored_by_word(tmp_path):
+    write(tmp_path / "train.conll", "the DET\nplot NOUN\n")
+    data = load_task(train_file=tmp_path / "train.conll")
+    assert (data.metrics, data.main_metric) == (("token_accuracy",), "token_accuracy")
+
+
+def test_tags_are_those_of_all_rows(tmp_path):
+    write(tmp_path / "train.conll", "the O\n\nplot B-X\n")
+    assert load_task(train_file=tmp_path / "train.conll", max_train_samples=1).label_names == ["B-X", "O"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -54,6 +70,14 @@ def test_json(tmp_path):
             r"row 1 lacks words or tags: expected lists under tokens and ner_tags",
         ),
         ("a.json", "{", r"is not JSON"),
+        (
+            "a.json",
+            '{"tokens": ["a"], "ner_tags": [0]}',
+            r"row 1 has 0 for a word or tag: write tags as names such as",
+        ),
+        ("a.json", '{"tokens": [null], "ner_tags": ["O"]}', r"row 1 has None for a word or tag"),
+        ("a.conll", "a\tO\nb\t\n", r"line 2 lacks its word or its tag: fill it in"),
+        ("a.conll", "a\tO\n\tO\n", r"line 2 lacks its word or its tag"),
         ("a.csv", "x", r"can't read .*expected a file that ends in \.conll"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from prumux.data.tasks import TASKS
 from prumux.errors import UserError
-from prumux.evaluation.metrics import compute_metrics
+from prumux.evaluation.metrics import compute_metrics, tag_metrics
 
 
 def _logits(predictions: list[int], classes: int = 2) -> np.ndarray:
@@ -53,7 +53,9 @@ def test_almost_constant_predictions_do_not_warn(name: str) -> None:
     assert math.isfinite(compute_metrics([name], scores, np.array([0.1, 0.2, 0.3]))[name])
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS.values() if not task.tokens], ids=lambda task: task.name
+)
 def test_perfect_predictions_are_one(task) -> None:
     if task.is_regression:
         labels = np.linspace(0, 5, 7)
@@ -71,3 +73,14 @@ def test_bad_requests() -> None:
         compute_metrics(["accuracy"], _logits([0, 1]), np.array([0]))
     with pytest.raises(ValueError, match="0 rows of logits for 0 labels"):
         compute_metrics(["accuracy"], np.zeros((0, 2)), np.zeros(0))
+
+
+def test_entities_count_as_a_whole():
+    labels = [["B-PER", "I-PER", "O"], ["O", "B-LOC"]]
+    assert tag_metrics(labels, labels) == {"f1": 1, "precision": 1, "recall": 1, "token_accuracy": 1}
+    found = tag_metrics([["B-PER", "O", "O"], ["O", "B-LOC"]], labels)
+    assert (found["precision"], found["recall"], found["token_accuracy"]) == (0.5, 0.5, 0.8)
+    nothing = tag_metrics([["O"] * 3, ["O"] * 2], labels)
+    assert (nothing["f1"], nothing["token_accuracy"]) == (0, 0.4)
+    with pytest.raises(UserError, match="no tagged words"):
+        tag_metrics([], [])

@@ -29,6 +29,7 @@ def logits_of(folder, ids, mask):
         *({"num_instances": 2, "demuxing_variant": demuxing} for demuxing in DEMULTIPLEXERS),
         {"num_instances": 3, "attend_padding": True, "first_token_id": 3, "use_token_types": False},
         {"num_instances": 2, "muxing_variant": "random_ortho"},
+        {"num_instances": 2, "muxing_variant": "contextual", "demuxing_variant": "index"},
         {"num_instances": 1},
     ],
     ids=str,

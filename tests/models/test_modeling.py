@@ -189,6 +189,20 @@ def test_multiplexing_vectors():
     assert torch.allclose(ortho @ ortho.mT, torch.eye(12).expand(3, -1, -1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("instances", "width"), [(40, 768), (39, 256), (7, 16), (3, 12), (5, 600)])
+def test_no_instance_is_left_without_dimensions(instances, width):
+    sizes = {"num_instances": instances, "hidden_size": width, "epsilon": 0.3, "learned": False}
+    vectors = MULTIPLEXERS["binary_hadamard"](**sizes).initial_vectors()
+    assert vectors.any(dim=1).all()
+    assert vectors.any(dim=0).all()
+
+
+def test_a_batch_without_masked_tokens_has_no_loss(tiny, rows):
+    model = PrumuxForMaskedLM(tiny(num_instances=2))
+    ids, mask = rows(2)
+    assert model(ids, mask, labels=torch.full_like(ids, -100)).loss == 0
+
+
 def test_low_rank_matrices_read_disjoint_subspaces():
     sizes = {"num_instances": 3, "hidden_size": 13, "learned": False}
     maps = MULTIPLEXERS["random_ortho_low_rank"](**sizes).initial_vectors()

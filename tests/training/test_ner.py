@@ -101,6 +101,42 @@ def test_an_ensemble_of_two(trained, folder):
         )  # fmt: skip
 
 
+def test_data_that_lack_some_tags(trained, folder, tmp_path):
+    """Tags that the data has none of compete in the score; a tag that the model lacks is named."""
+    mux = folder / "mux" / "best"
+    few = tmp_path / "few.conll"
+    few.write_text(
+        "the O\nplot B-PLOT\nwas O\n\na O\ncast O\n"
+    )  # B-CAST is the model's answer, and wrong here
+    found = evaluate_checkpoint(
+        "few", None, None, Settings(batch_size=8, max_seq_length=32, engine="eager", repeats=1), model=str(mux),
+        validation_file=str(few), output_dir=folder / "out",
+    )["rows"][-1]  # fmt: skip
+    assert found["metrics"]["precision"] <= 0.5
+    flags = ["--setting", "finetuning", "--do_eval", "--model_path", str(mux), "--validation_file"]
+    scored = run([*flags, str(few), "--task_name", "mine", "--output_dir", str(tmp_path / "out")])["metrics"]
+    assert scored["token_accuracy"] == pytest.approx(found["metrics"]["token_accuracy"])
+    few.write_text("the O\nplot B-FILM\n")
+    with pytest.raises(
+        UserError, match="has no tag B-FILM, only B-CAST, B-PLOT, O: name a model of this task"
+    ):
+        run([*flags, str(few), "--output_dir", str(tmp_path / "other")])
+    with pytest.raises(UserError, match=r"toy labels whole texts, .* is another kind of model"):
+        evaluate_checkpoint("toy", None, None, Settings(), model=str(mux), output_dir=folder / "out")
+
+
+def test_own_files_go_on_through_run_glue(trained, folder, tmp_path):
+    """Pruning a model of words starts from its folder, whatever the files are called."""
+    own = tmp_path / "own.txt"
+    own.write_text((folder / "dev.conll").read_text())
+    record = run([
+        "--setting", "pruning", "--do_train", "--task_name", "mine", "--train_file", str(own), "--validation_file",
+        str(own), "--model_path", str(folder / "mux" / "best"), "--num_instances", "2", "--max_steps", "1",
+        "--target_sparsity", "0.5", "--disable_tqdm", "True", "--output_dir", str(tmp_path / "run"),
+    ])  # fmt: skip
+    assert record["main_metric"] == "f1"
+
+
 def test_a_sentence_task_is_not_for_run_ner(tmp_path):
     with pytest.raises(UserError, match=r"toy labels whole texts, not words: use run_glue\.py"):
         run(["--tag_words", "--task_name", "toy", "--do_train", "--output_dir", str(tmp_path)])

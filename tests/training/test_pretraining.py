@@ -61,5 +61,7 @@ def test_refused(go):
         UserError, match=r"stop_at_retrieval_accuracy is 1\.5, expected a share above 0 up to 1"
     ):
         go("retrieval_pretraining", "--stop_at_retrieval_accuracy 1.5")
+    with pytest.raises(UserError, match="stop_at_retrieval_accuracy is never reached: it needs"):
+        go("mlm_pretraining", "--stop_at_retrieval_accuracy 0.9")
     with pytest.raises(UserError, match="nothing outside --setting retrieval_pretraining"):
         go("finetuning", "--stop_at_retrieval_accuracy 0.9")
