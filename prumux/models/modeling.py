@@ -42,6 +42,7 @@ class PrumuxOutput(ModelOutput):
         task_loss, retrieval_loss: the unweighted terms. retrieval_accuracy: share of tokens retrieved.
         retrieval_slots: tokens retrieved and tokens asked for in each slot of the groups, ``[N, 2]``.
         attended: bool ``[B, L]``, the positions that hold a token of at least one instance.
+        separated: the demultiplexed vector of every token, ``[N*B, L, dense hidden size]``.
     """
 
     loss: Tensor | None = None
@@ -52,6 +53,7 @@ class PrumuxOutput(ModelOutput):
     retrieval_accuracy: Tensor | None = None
     retrieval_slots: Tensor | None = None
     attended: Tensor | None = None
+    separated: Tensor | None = None
 
 
 def _choose(table: dict[str, type], name: str, field: str) -> type:
@@ -501,6 +503,7 @@ class PrumuxForSequenceClassification(PrumuxClassifier):
         labels: Tensor | None = None,
         masks: Masks | None = None,
         output_hidden_states: bool | None = None,
+        output_separated: bool = False,
     ) -> PrumuxOutput:
         """Classify ``input_ids`` [N*B, L], N consecutive rows forming a group.
 
@@ -509,6 +512,7 @@ class PrumuxForSequenceClassification(PrumuxClassifier):
             token_type_ids: ``[N*B, L]``; ``None`` means type 0.
             labels: ``[N*B]``; rows labelled ``IGNORE_INDEX`` don't count.
             masks: pruning masks, ``None`` for dense.
+            output_separated: give every token's demultiplexed vector, which classifying needs of the first only.
 
         Returns:
             logits ``[N*B, num_labels]`` in the order of the rows, and the losses when ``labels`` are given.
@@ -519,7 +523,11 @@ class PrumuxForSequenceClassification(PrumuxClassifier):
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(pooled)
         logits = self._classify(pooled)
-        return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
+        output = self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
+        if output_separated:
+            tokens = state.hidden_states[-1][:, state.prefix :]
+            output.separated = self.bert.demultiplex(tokens, state).flatten(0, 1)
+        return output
 
 
 class PrumuxForTokenClassification(PrumuxClassifier):
@@ -536,20 +544,25 @@ class PrumuxForTokenClassification(PrumuxClassifier):
         labels: Tensor | None = None,
         masks: Masks | None = None,
         output_hidden_states: bool | None = None,
+        output_separated: bool = False,
     ) -> PrumuxOutput:
         """Classify the tokens of ``input_ids`` [N*B, L], N consecutive rows forming a group.
 
         Args:
             labels: ``[N*B, L]``; tokens labelled ``IGNORE_INDEX`` don't count.
-            attention_mask, token_type_ids, masks: see :class:`PrumuxForSequenceClassification`.
+            attention_mask, token_type_ids, masks, output_separated: see :class:`PrumuxForSequenceClassification`.
 
         Returns:
             logits ``[N*B, L, num_labels]``, and the losses when ``labels`` are given.
         """
         state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
         tokens = state.hidden_states[-1][:, state.prefix :]  # (B, L, D)
-        logits = self._classify(self.bert.demultiplex(tokens, state).flatten(0, 1))
-        return self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
+        separated = self.bert.demultiplex(tokens, state).flatten(0, 1)  # (N*B, L, D)
+        output = self._finish(
+            self._classify(separated), state, labels, input_ids, attention_mask, output_hidden_states
+        )
+        output.separated = separated if output_separated else None
+        return output
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

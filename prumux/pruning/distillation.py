@@ -121,6 +121,21 @@ def layer_distillation_loss(
     return torch.stack(terms).sum() if terms else outputs[-1].sum() * 0.0
 
 
+def state_distillation_loss(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+    """Squared error of every token's vector, as a share of the teacher's own variance: 1 is what a constant reaches.
+
+    Args:
+        student: demultiplexed vectors ``[R, L, D]``. teacher: last hidden states of an unmultiplexed model, as large.
+        counted: ``[R, L]``, 1 at tokens.
+    """
+    weights = counted.to(teacher.dtype)
+    count = weights.sum().clamp_min(1)
+    mean = (teacher * weights.unsqueeze(-1)).sum((0, 1)) / count  # (D,)
+    spread = ((teacher - mean).square().mean(-1) * weights).sum()
+    error = ((student - teacher).square().mean(-1) * weights).sum()
+    return error / spread.clamp_min(torch.finfo(teacher.dtype).tiny)
+
+
 def logit_distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over rows ``[R, C]``; MSE for one output."""
     if student.shape[-1] == 1:

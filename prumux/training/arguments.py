@@ -156,6 +156,12 @@ class PruningArguments:
     )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
     distill_layer_loss_alpha: float = field(default=0.9, metadata={"help": "Weight of layer distillation."})
+    distill_state_loss_alpha: float = field(
+        default=1.0, metadata={"help": "Weight of every token's state, from an unmultiplexed teacher."}
+    )
+    distill_task_loss_alpha: float = field(
+        default=0.0, metadata={"help": "Weight of the labels beside a teacher."}
+    )
     distill_ce_loss_alpha: float = field(default=0.1, metadata={"help": "Weight of logit distillation."})
     layer_distill_version: int = field(
         default=4, metadata={"help": "Which layers are matched, 2 to 6: see docs/method.md."}
@@ -326,7 +332,8 @@ def _check(values: Any) -> None:
             raise UserError(f"--{flag} is not supported here: leave it out")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
-    for flag in ("learning_rate", "reg_learning_rate", "distill_layer_loss_alpha", "distill_ce_loss_alpha"):
+    alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
+    for flag in ("learning_rate", "reg_learning_rate", *alphas):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)

@@ -145,7 +145,7 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         )
         # a target that no structure can meet is refused now, not after hours
         snap(gates, arguments.pruning.target_sparsity, arguments.pruning.sparsity_epsilon)
-    layer_map = _layer_map(model, teacher)
+    layer_map = None if _unmixed(model, teacher) else _layer_map(model, teacher)
     trainer = DistillationTrainer(
         Distilled(model, layer_map, gates), teacher, arguments, data, tokenizer, collator
     )
@@ -324,21 +324,32 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
         trained_head=True,
     )
     ours, theirs = student.config, teacher.config
-    if ours.num_instances != theirs.num_instances:
+    if theirs.num_instances not in (1, ours.num_instances):
         raise UserError(
             f"the teacher {path} mixes {theirs.num_instances} inputs, the student {ours.num_instances}: "
-            f"name a teacher with --num_instances {ours.num_instances}"
+            f"name a teacher with --num_instances {ours.num_instances}, or an unmultiplexed one"
         )
     if ours.label2id != theirs.label2id:
         raise UserError(
             f"the teacher {path} orders the labels differently than the student: name a teacher of this task"
         )
-    if ours.num_hidden_layers != theirs.num_hidden_layers:
+    if _unmixed(student, teacher):
+        if theirs.hidden_size != ours.dense_hidden_size:
+            raise UserError(
+                f"the teacher {path} has states of {theirs.hidden_size} dimensions, the student of "
+                f"{ours.dense_hidden_size}: name an unpruned teacher of the student's width"
+            )
+    elif ours.num_hidden_layers != theirs.num_hidden_layers:
         raise UserError(
             f"the teacher {path} has {theirs.num_hidden_layers} layers, the student {ours.num_hidden_layers}: "
             "name the model that the student was pruned from"
         )
     return teacher
+
+
+def _unmixed(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> bool:
+    """Does an unmultiplexed teacher teach a multiplexed student."""
+    return teacher.config.num_instances == 1 < student.config.num_instances
 
 
 def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> LayerMap:

@@ -19,10 +19,15 @@ from prumux.data.loading import TaskData
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate
 from prumux.files import recover, save_atomically
-from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
+from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel, classification_loss
 from prumux.pruning.accounting import Structure, sparsity
 from prumux.pruning.compaction import compact
-from prumux.pruning.distillation import LayerMap, layer_distillation_loss, logit_distillation_loss
+from prumux.pruning.distillation import (
+    LayerMap,
+    layer_distillation_loss,
+    logit_distillation_loss,
+    state_distillation_loss,
+)
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks
 from prumux.pruning.snapping import evaluation_masks
@@ -181,7 +186,10 @@ class PrumuxTrainer(Trainer):
 class Distilled(nn.Module):
     """What is trained while a teacher is followed: the student, its layer map and, in pruning, its gates."""
 
-    def __init__(self, student: PrumuxPreTrainedModel, layer_map: LayerMap, gates: L0Gates | None) -> None:
+    def __init__(
+        self, student: PrumuxPreTrainedModel, layer_map: LayerMap | None, gates: L0Gates | None
+    ) -> None:
+        """Without ``layer_map`` the teacher is unmultiplexed: it teaches every demultiplexed token its state."""
         super().__init__()
         self.student = student
         self.layer_map = layer_map
@@ -198,6 +206,8 @@ class Distilled(nn.Module):
         version: int,
         temperature: float,
         layer_alpha: float,
+        state_alpha: float,
+        task_alpha: float,
         ce_alpha: float,
     ) -> dict[str, Tensor]:
         """Loss terms by name; ``loss`` is the weighted sum (METHOD in docs/method.md).
@@ -215,20 +225,31 @@ class Distilled(nn.Module):
             masks = self.gates.sample()
             terms["lagrangian"], terms["expected_sparsity"] = self.gates.lagrangian(target)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        output = self.student(**features, masks=masks, output_hidden_states=True)
+        unmixed = self.layer_map is None
+        output = self.student(**features, masks=masks, output_hidden_states=True, output_separated=unmixed)
         counted = inputs["labels"] != IGNORE  # filled rows teach nothing
         terms["ce_distillation"] = logit_distillation_loss(
             output.logits[counted], teacher.logits[counted], temperature
         )
-        terms["layer_distillation"] = layer_distillation_loss(
-            output.hidden_states,
-            teacher.hidden_states,
-            self.layer_map,
-            version=version,
-            alive=self._alive(masks, version),
-            attended=None if self.config.attend_padding else output.attended,
-        )
-        terms["loss"] = ce_alpha * terms["ce_distillation"] + layer_alpha * terms["layer_distillation"]
+        terms["loss"] = ce_alpha * terms["ce_distillation"]
+        if self.layer_map is None:
+            terms["state_distillation"] = state_distillation_loss(
+                output.separated, teacher.hidden_states[-1], inputs["attention_mask"]
+            )
+            terms["loss"] = terms["loss"] + state_alpha * terms["state_distillation"]
+        else:
+            terms["layer_distillation"] = layer_distillation_loss(
+                output.hidden_states,
+                teacher.hidden_states,
+                self.layer_map,
+                version=version,
+                alive=self._alive(masks, version),
+                attended=None if self.config.attend_padding else output.attended,
+            )
+            terms["loss"] = terms["loss"] + layer_alpha * terms["layer_distillation"]
+        if task_alpha > 0:
+            terms["task"] = classification_loss(output.logits, inputs["labels"])
+            terms["loss"] = terms["loss"] + task_alpha * terms["task"]
         if pruning:
             terms["loss"] = terms["loss"] + terms["lagrangian"]
         return terms
@@ -319,6 +340,8 @@ class DistillationTrainer(PrumuxTrainer):
             version=pruning.layer_distill_version,
             temperature=pruning.distill_temp,
             layer_alpha=pruning.distill_layer_loss_alpha,
+            state_alpha=pruning.distill_state_loss_alpha,
+            task_alpha=pruning.distill_task_loss_alpha,
             ce_alpha=pruning.distill_ce_loss_alpha,
         )
         loss = terms.pop("loss")
@@ -366,7 +389,8 @@ class DistillationTrainer(PrumuxTrainer):
 
     def _student_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.distilled.student.parameters()
-        yield from self.distilled.layer_map.parameters()
+        if self.distilled.layer_map is not None:
+            yield from self.distilled.layer_map.parameters()
 
     # ---- evaluation on the compacted model
 

@@ -15,6 +15,7 @@ from prumux.pruning.distillation import (
     layer_distillation_loss,
     logit_distillation_loss,
     mean_squared_error,
+    state_distillation_loss,
     teacher_layers,
 )
 
@@ -242,3 +243,17 @@ def test_logit_loss_is_zero_at_the_teacher_and_ignores_a_common_shift():
 def test_scores_are_compared_as_numbers():
     student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
     assert logit_distillation_loss(student, teacher, 2.0).item() == pytest.approx(2.5)
+
+
+# ---- states of an unmultiplexed teacher
+
+
+def test_state_distillation_is_a_share_of_the_teachers_variance():
+    teacher = torch.randn(4, 6, 8) * 3 + 5
+    counted = (torch.arange(6) < torch.tensor([[6], [4], [5], [1]])).long()
+    assert state_distillation_loss(teacher, teacher, counted) == 0
+    mean = teacher[counted.bool()].mean(0)
+    constant = state_distillation_loss(mean.expand_as(teacher), teacher, counted)
+    torch.testing.assert_close(constant, torch.tensor(1.0))
+    noise = torch.where(counted.bool().unsqueeze(-1), 0.0, 100.0)
+    assert state_distillation_loss(teacher + noise, teacher, counted) == 0

@@ -134,3 +134,24 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
             (folder / "trainer_state.json").write_text(content)
     assert last_checkpoint(tmp_path).name == "checkpoint-5"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
+
+
+def test_an_unmultiplexed_teacher_teaches_every_token(shape, tmp_path):
+    """Finetuning and pruning a multiplexed model with a dense model's states, logits and the labels."""
+
+    def go(name: str, *flags: str) -> dict:
+        return run([*SMALL, "--logging_steps", "2", *flags, "--output_dir", str(tmp_path / name)])
+
+    go("dense", "--setting", "baseline", "--config_name", shape)
+    go("three", "--config_name", shape, "--num_instances", "3")
+    teacher = ["--teacher", str(tmp_path / "dense" / "best"), "--distill_task_loss_alpha", "0.5"]
+    mux = go("mux", "--config_name", shape, "--num_instances", "2", *teacher)
+    logged = next(entry for entry in mux["history"] if "loss" in entry)
+    expected = logged["state_distillation"] + 0.1 * logged["ce_distillation"] + 0.5 * logged["task"]
+    assert logged["loss"] == pytest.approx(expected, rel=1e-3)
+    start = ["--model_path", str(tmp_path / "mux" / "best"), "--num_instances", "2"]
+    pruned = go("pruned", "--setting", "pruning", "--target_sparsity", "0.5", *start, *teacher)
+    assert pruned["sparsity"] == pytest.approx(0.5, abs=0.03)
+    assert {"state_distillation", "lagrangian"} <= set(next(e for e in pruned["history"] if "loss" in e))
+    with pytest.raises(UserError, match="mixes 3 inputs, the student 2: .*or an unmultiplexed one"):
+        go("wrong", *start, "--teacher", str(tmp_path / "three" / "best"))
