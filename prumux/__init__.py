@@ -12,13 +12,12 @@ from prumux.checkpoints.convert import Conversion, convert_checkpoint
 from prumux.errors import UserError
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.modeling import (
+from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
-    PrumuxModel,
-    PrumuxOutput,
 )
+from prumux.models.modeling import PrumuxModel, PrumuxOutput
 from prumux.pruning.compaction import compact
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks

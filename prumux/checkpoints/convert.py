@@ -20,12 +20,12 @@ from prumux.errors import UserError
 from prumux.files import save_atomically
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.demultiplexers import DEMULTIPLEXERS
-from prumux.models.modeling import (
+from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
-    PrumuxPreTrainedModel,
 )
+from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.models.multiplexers import MULTIPLEXERS
 from prumux.pruning.accounting import Structure, model_size
 from prumux.pruning.compaction import compact

@@ -16,7 +16,7 @@ from prumux.evaluation.predict import check_ensemble, evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
-from prumux.models.modeling import PrumuxClassifier
+from prumux.models.heads import PrumuxClassifier
 
 if TYPE_CHECKING:
     from prumux.data.loading import TaskData

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.modeling import PrumuxForTokenClassification
+from prumux.models.heads import PrumuxForTokenClassification
 from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
 
 PARTS = ("embedding", "multiplexer", "attention", "ffn", "demultiplexer")

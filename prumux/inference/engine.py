@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from prumux.errors import UserError
 from prumux.inference.forward import FastForward
 from prumux.inference.hardware import INT8, int8_activations, resolve_device, resolve_dtype
-from prumux.models.modeling import PrumuxClassifier
+from prumux.models.heads import PrumuxClassifier
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prumux.errors import UserError
 from prumux.files import save_atomically
 from prumux.inference.forward import FastForward
-from prumux.models.modeling import PrumuxClassifier
+from prumux.models.heads import PrumuxClassifier
 
 logger = logging.getLogger(__name__)
 

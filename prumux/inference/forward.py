@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from prumux.inference.quantized import quantize
 from prumux.models.encoder import Attention, EncoderLayer
-from prumux.models.modeling import EncoderState, PrumuxClassifier, PrumuxForTokenClassification
+from prumux.models.heads import PrumuxClassifier, PrumuxForTokenClassification
+from prumux.models.modeling import EncoderState
 
 
 class FastForward(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.modeling import PrumuxClassifier, PrumuxForMaskedLM, PrumuxPreTrainedModel
+from prumux.models.heads import PrumuxClassifier, PrumuxForMaskedLM
+from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.masks import Masks, resolve
 
 Model = TypeVar("Model", bound=PrumuxPreTrainedModel)

@@ -21,13 +21,13 @@ from prumux.data.loading import TaskData, load_task, tokenize
 from prumux.data.tasks import TASKS
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError, write_failure
-from prumux.models.loading import default_tokenizer, is_authors, load_model, load_tokenizer, read_config
-from prumux.models.modeling import (
+from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
-    PrumuxPreTrainedModel,
 )
+from prumux.models.loading import default_tokenizer, is_authors, load_model, load_tokenizer, read_config
+from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates

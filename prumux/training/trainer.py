@@ -19,7 +19,8 @@ from prumux.data.loading import TaskData
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate
 from prumux.files import recover, save_atomically
-from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel, classification_loss
+from prumux.models.heads import classification_loss
+from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure, sparsity
 from prumux.pruning.compaction import compact
 from prumux.pruning.distillation import (

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from prumux import L0Gates, Masks
 from prumux.models.encoder import masked_layer_norm
-from prumux.models.modeling import PrumuxForSequenceClassification, PrumuxOutput
+from prumux.models.heads import PrumuxForSequenceClassification
+from prumux.models.modeling import PrumuxOutput
 from prumux.pruning.l0 import nonzero_probability
 
 

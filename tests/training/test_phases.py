@@ -153,5 +153,5 @@ def test_an_unmultiplexed_teacher_teaches_every_token(shape, tmp_path):
     pruned = go("pruned", "--setting", "pruning", "--target_sparsity", "0.5", *start, *teacher)
     assert pruned["sparsity"] == pytest.approx(0.5, abs=0.03)
     assert {"state_distillation", "lagrangian"} <= set(next(e for e in pruned["history"] if "loss" in e))
-    with pytest.raises(UserError, match="mixes 3 inputs, the student 2: .*or an unmultiplexed one"):
+    with pytest.raises(UserError, match=r"mixes 3 inputs, the student 2: .*or an unmultiplexed one"):
         go("wrong", *start, "--teacher", str(tmp_path / "three" / "best"))
