@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
 done
 [ "${#DO[@]}" -gt 0 ] || DO=(--do_train --do_eval)
 
-if [ -z "$TASK_GIVEN" ] && [ -n "$MODEL_GIVEN" ] && [[ $SETTING == *_pretraining ]]; then
+if [ -z "$TASK_GIVEN" ] && [[ $SETTING == *_pretraining ]] && [[ -n $MODEL_GIVEN || ${TRAIN_FILE:-} == *.txt ]]; then
   if [ -n "${TRAIN_FILE:-}" ]; then TASK=corpus; else TASK=wikitext; fi # plain text, before any task is known
 fi
 case $SETTING in

@@ -409,16 +409,15 @@ def tokenize(
             f"a length of {max_length} tokens leaves no room for text: give at least {special + 1}"
         )
     ids = class_numbers(data, label2id)
-    if data.tokens:
-        assert ids is not None
-        return tokens.tokenize_words(data, tokenizer, max_length, ids)
 
-    def encode(batch: Examples) -> Examples:
+    def encode_texts(batch: Examples) -> Examples:
         encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
         columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
         columns["labels"] = [label if ids is None else ids[label] for label in batch["label"]]
         columns["length"] = [len(row) for row in encoded["input_ids"]]
         return columns
+
+    encode = tokens.word_encoder(tokenizer, max_length, ids or {}) if data.tokens else encode_texts
 
     def mapped(dataset: Dataset | None, split: str) -> Dataset | None:
         if dataset is None:

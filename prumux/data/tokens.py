@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,6 @@ from prumux.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from prumux.data.loading import TaskData
 
 WORD_COLUMNS = ("words", "tokens")
 TAG_COLUMNS = ("tags", "ner_tags", "labels")
@@ -157,13 +154,10 @@ def metrics_of(tags: Sequence[str]) -> tuple[str, ...]:
     return TAG_METRICS if any(tag[:2] in ("B-", "I-") for tag in tags) else TAG_METRICS[-1:]
 
 
-def tokenize_words(
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    ids: Mapping[str, int],
-) -> TaskData:
-    """Sentences as token ids; the first piece of a word carries its tag, everything else :data:`IGNORE`.
+def word_encoder(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, ids: Mapping[str, int]
+) -> Callable[[Sentences], Sentences]:
+    """What turns sentences into token ids; the first piece of a word carries its tag, everything else :data:`IGNORE`.
 
     A word that the tokenizer knows no piece of becomes its unknown token. Words beyond ``max_length`` are cut: they are
     neither trained nor scored.
@@ -172,10 +166,9 @@ def tokenize_words(
         ids: the model's class number of each tag.
     """
 
-    def encode(batch: Sentences) -> dict[str, list[Any]]:
-        given = dict(is_split_into_words=True, truncation=True, max_length=max_length)
+    def encode(batch: Sentences) -> Sentences:
         sentences = [_without_empty(words, tokenizer) for words in batch["text"]]
-        encoded = tokenizer(sentences, **given)
+        encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=max_length)
         labels = []
         for row, tags in enumerate(batch["label"]):
             before, aligned = None, []
@@ -186,19 +179,7 @@ def tokenize_words(
         columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
         return columns | {"labels": labels, "length": [len(row) for row in encoded["input_ids"]]}
 
-    def mapped(dataset: Any, split: str) -> Any:
-        if dataset is None:
-            return None
-        return dataset.map(
-            encode,
-            batched=True,
-            remove_columns=dataset.column_names,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            desc=f"tokenize {split}",
-        )
-
-    return replace(data, train=mapped(data.train, "train"), validation=mapped(data.validation, "validation"))
+    return encode
 
 
 def _without_empty(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
