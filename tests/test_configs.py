@@ -13,11 +13,14 @@ import yaml
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
 from prumux.data.toy import toy_tokenizer
+from prumux.models.backbones import BACKBONES
+from prumux.models.loading import build_config, read_config
 from prumux.pruning.accounting import sparsity
 from prumux.training.arguments import parse_arguments
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODELS = sorted((PROJECT / "configs/models").glob("*.json"))
+ABLATIONS = sorted((PROJECT / "configs/ablations").rglob("*.json"))
 STRUCTURES = sorted((PROJECT / "configs/structures").glob("*.json"))
 RECIPES = sorted((PROJECT / "configs/recipes").glob("*.yaml"))
 PHASES = {"retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning", "finetuning_pruned"}
@@ -30,7 +33,7 @@ def stem(path: Path) -> str:
 
 def test_no_file_is_forgotten() -> None:
     files = {path for path in (PROJECT / "configs").rglob("*") if path.is_file()}
-    assert files == {*MODELS, *STRUCTURES, *RECIPES}
+    assert files == {*MODELS, *ABLATIONS, *STRUCTURES, *RECIPES}
 
 
 @pytest.mark.parametrize("path", STRUCTURES, ids=stem)
@@ -38,14 +41,16 @@ def test_structures_have_the_sparsity_of_their_name(path: Path) -> None:
     assert sparsity(PrumuxConfig.from_json_file(path)) == pytest.approx(float(path.stem[-4:]), abs=0.001)
 
 
-@pytest.mark.parametrize("path", [*MODELS, *STRUCTURES], ids=stem)
+@pytest.mark.parametrize("path", [*MODELS, *ABLATIONS, *STRUCTURES], ids=stem)
 @pytest.mark.parametrize("num_instances", [1, 2])
 def test_architectures_build(path: Path, num_instances: int) -> None:
     fields = json.loads(path.read_text())
-    assert fields.pop("model_type") == PrumuxConfig.model_type
-    known = PrumuxConfig().to_dict()
-    assert set(fields) <= set(known)
-    config = PrumuxConfig(**fields, num_instances=num_instances)
+    if fields["model_type"] == PrumuxConfig.model_type:
+        assert set(fields) <= set(PrumuxConfig().to_dict())
+    else:
+        assert fields["model_type"] in BACKBONES
+    overrides = {"num_instances": num_instances}
+    config = build_config(read_config(path), overrides, ["negative", "positive"], classifies=True)
     with torch.device("meta"):  # shapes only: BERT-base in milliseconds
         model = PrumuxForSequenceClassification(config)
     embeddings = model.get_input_embeddings()

@@ -182,12 +182,3 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
             f"--task_name toy --do_train --model_path {tmp_path} --num_instances 2 --output_dir {tmp_path / 'run'}"
             " --max_steps 1".split()
         )
-
-
-@pytest.mark.parametrize("file", sorted(Path("configs/ablations").rglob("*.json")), ids=lambda f: f.stem)
-def test_published_architectures(file):
-    """Depths, widths and heads of DataMUX's ablations are valid configurations of RoBERTa's kind."""
-    from prumux.models.loading import build_config, read_config
-
-    config = build_config(read_config(file), {}, LABELS, classifies=True)
-    assert (config.position_offset, config.max_position_embeddings - config.position_offset) == (2, 512)
