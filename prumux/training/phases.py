@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import re
 import shutil
 import sys
 import time
@@ -17,23 +15,21 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from prumux.data.corpus import is_corpus, load_corpus
 from prumux.data.grouping import GroupingCollator
-from prumux.data.loading import TaskData, load_task, tokenize
-from prumux.data.tasks import TASKS
-from prumux.data.toy import toy_tokenizer
+from prumux.data.loading import TaskData, tokenize
 from prumux.errors import UserError, write_failure
 from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
 )
-from prumux.models.loading import default_tokenizer, is_authors, load_model, load_tokenizer, read_config
+from prumux.models.loading import load_model
 from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
-from prumux.training.arguments import PRETRAINING, Arguments, get_task_name, parse_arguments
+from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
 from prumux.training.folder import (
     BEST,
     RUN_FILE,
@@ -43,6 +39,14 @@ from prumux.training.folder import (
     computing_flags,
     finished,
     last_checkpoint,
+)
+from prumux.training.inputs import (
+    check_batch,
+    check_vocabulary,
+    choose_tokenizer,
+    converted,
+    load_data,
+    tags_words,
 )
 from prumux.training.pretraining import pretraining_trainer
 from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTrainer
@@ -105,20 +109,20 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     pretraining = arguments.pruning.setting in PRETRAINING
     flags = arguments.data
     plain = is_corpus(flags.task_name, flags.train_file, flags.validation_file)
-    if pretraining and plain and not _tags_words(arguments):
+    if pretraining and plain and not tags_words(arguments):
         return _from_corpus(arguments)
-    data = _data(arguments)
+    data = load_data(arguments)
     if arguments.training.do_train and data.train is None:
         raise UserError(f"{data.name} has no training data: give --train_file, or leave out --do_train")
     if data.validation is None:
         raise UserError(
             f"{data.name} has no development set to choose the best model on: give --validation_file"
         )
-    arguments = _converted(arguments)
-    tokenizer = _tokenizer(arguments, data.tokens)
+    arguments = converted(arguments)
+    tokenizer = choose_tokenizer(arguments, data.tokens)
     model = _model(arguments, data, pretraining, tokenizer)
-    _check_vocabulary(model, tokenizer)
-    _check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
+    check_vocabulary(model, tokenizer)
+    check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = tokenize(
         data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id
     )
@@ -154,42 +158,14 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     return trainer
 
 
-def _tags_words(arguments: Arguments) -> bool:
-    """Are the data words with tags: the flag, the task or the model that is started from says so."""
-    flags, path = arguments.data, arguments.model.model_name_or_path
-    task = TASKS.get(get_task_name(flags.task_name or ""))
-    if flags.tag_words or (task is not None and task.tokens):
-        return True
-    return task is None and path is not None and bool(read_config(path)["_tags_words"])
-
-
-def _data(arguments: Arguments) -> TaskData:
-    """The task's rows, as text."""
-    flags = arguments.data
-    own_files = flags.train_file is not None or flags.validation_file is not None
-    known = get_task_name(flags.task_name or "") in TASKS
-    data = load_task(
-        None if own_files and not known else flags.task_name,
-        flags.data_dir,
-        flags.train_file,
-        flags.validation_file,
-        max_train_samples=flags.max_train_samples,
-        max_eval_samples=flags.max_eval_samples,
-        tag_words=_tags_words(arguments),
-    )
-    if own_files and flags.task_name is not None:
-        data = dataclasses.replace(data, name=get_task_name(flags.task_name))
-    return data
-
-
 def _from_corpus(arguments: Arguments) -> PrumuxTrainer:
     """The trainer of a pretraining phase on plain text."""
-    arguments = _converted(arguments)
+    arguments = converted(arguments)
     flags = arguments.data
-    tokenizer = _tokenizer(arguments, tokens=False)
+    tokenizer = choose_tokenizer(arguments, tokens=False)
     model = _model(arguments, None, True, tokenizer)
-    _check_vocabulary(model, tokenizer)
-    _check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
+    check_vocabulary(model, tokenizer)
+    check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = load_corpus(
         flags.task_name,
         tokenizer,
@@ -203,45 +179,6 @@ def _from_corpus(arguments: Arguments) -> PrumuxTrainer:
     if arguments.training.do_train and data.train is None:
         raise UserError(f"{data.name} has no training text: give --train_file, or leave out --do_train")
     return pretraining_trainer(arguments, data, tokenizer, model)
-
-
-def _converted(arguments: Arguments) -> Arguments:
-    """The arguments with folders of our own in the place of the authors' checkpoints, converted below OUTPUT_DIR."""
-    from prumux.checkpoints.convert import convert_checkpoint
-
-    def ours(path: str | None) -> str | None:
-        if path is None or not is_authors(read_config(path)):
-            return path
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_.")
-        target = Path(str(arguments.training.output_dir)) / "converted" / name
-        if not (target / "config.json").is_file():
-            task = TASKS.get(get_task_name(arguments.data.task_name or ""))
-            convert_checkpoint(
-                path, target, task=task.name if task is not None and task.file_columns else None
-            )
-            logger.info("%s is the authors' checkpoint: converted once to %s", path, target)
-        return str(target)
-
-    model = dataclasses.replace(arguments.model, model_name_or_path=ours(arguments.model.model_name_or_path))
-    pruning = dataclasses.replace(
-        arguments.pruning, distillation_path=ours(arguments.pruning.distillation_path)
-    )
-    return dataclasses.replace(arguments, model=model, pruning=pruning)
-
-
-def _tokenizer(arguments: Arguments, tokens: bool) -> PreTrainedTokenizerBase:
-    model, data = arguments.model, arguments.data
-    task = TASKS.get(get_task_name(data.task_name or ""))
-    if (
-        model.tokenizer_name is None
-        and model.model_name_or_path is None
-        and task is not None
-        and task.folder is None
-    ):
-        return toy_tokenizer()
-    if model.tokenizer_name is None and model.model_name_or_path is None:
-        return load_tokenizer(default_tokenizer(model.config_name), words=tokens)
-    return load_tokenizer(model.tokenizer_name, model.model_name_or_path, words=tokens)
 
 
 def _model(
@@ -277,27 +214,6 @@ def _model(
 
 def _classifier(data: TaskData) -> type[Classifier]:
     return PrumuxForTokenClassification if data.tokens else PrumuxForSequenceClassification
-
-
-def _check_vocabulary(model: PrumuxPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {model.config.vocab_size}: "
-            "name the tokenizer that belongs to the model with --tokenizer_name"
-        )
-    if model.config.pad_token_id not in (None, tokenizer.pad_token_id):
-        raise UserError(
-            f"the tokenizer pads with token {tokenizer.pad_token_id}, the model with {model.config.pad_token_id}: name "
-            "the tokenizer that belongs to the model with --tokenizer_name"
-        )
-
-
-def _check_batch(rows: int, num_instances: int) -> None:
-    if rows % num_instances:
-        raise UserError(
-            f"a batch of {rows} rows can't form groups of {num_instances}: give --per_device_train_batch_size a "
-            f"multiple of {num_instances}"
-        )
 
 
 def _max_length(arguments: Arguments, model: HeadModel) -> int:
