@@ -206,7 +206,7 @@ def test_half_of_the_data(refused, shape, tmp_path, given):
         ("--num_instances 2 --muxing_variant magic", "choose one of: binary_hadamard"),
         (
             "--num_instances 62 --per_device_train_batch_size 62 --demuxing_variant index",
-            "a length of 2 tokens leaves no room for text",
+            "the 62 markers of index demultiplexing leave 2 of 64 positions for a row",
         ),
     ],
 )
