@@ -166,6 +166,8 @@ def load_model(
     if config_path is not None and made_with["_kind"] == "prumux":
         # beside a checkpoint of ours, an architecture file says what it names and no more, and not how rows are padded
         inherited, fields = made_with, {**fields, "pad_token_id": made_with.get("pad_token_id")}
+        if made_with.get("kept_heads") is None:  # then these follow from the file's sizes
+            inherited = {k: v for k, v in made_with.items() if k not in ("head_dim", "dense_hidden_size")}
     config = build_config({**inherited, **fields}, overrides, label_names, classifies=classifies)
     if model_path is None:
         return _construct(model_class, config)
