@@ -207,9 +207,9 @@ class Distilled(nn.Module):
         version: int,
         temperature: float,
         layer_alpha: float,
-        state_alpha: float,
-        task_alpha: float,
         ce_alpha: float,
+        state_alpha: float = 1.0,
+        task_alpha: float = 0.0,
     ) -> dict[str, Tensor]:
         """Loss terms by name; ``loss`` is the weighted sum (METHOD in docs/method.md).
 
