@@ -43,6 +43,9 @@ def _electra(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"pooler_act": "gelu"}
 
 
+# A sentence's head of two layers, as RoBERTa's and ELECTRA's weights name it.
+HEAD = {r"^classifier\.dense\.": "bert.pooler.dense.", r"^classifier\.out_proj\.": "classifier."}
+
 BACKBONES: dict[str, Backbone] = {
     "bert": Backbone(
         names={
@@ -55,8 +58,7 @@ BACKBONES: dict[str, Backbone] = {
     "roberta": Backbone(
         names={
             r"^roberta\.": "bert.",
-            r"^classifier\.dense\.": "bert.pooler.dense.",
-            r"^classifier\.out_proj\.": "classifier.",
+            **HEAD,
             r"^lm_head\.dense\.": "lm_head.transform.0.",
             r"^lm_head\.layer_norm\.": "lm_head.transform.2.",
         },
@@ -66,8 +68,7 @@ BACKBONES: dict[str, Backbone] = {
     "electra": Backbone(
         names={
             r"^electra\.": "bert.",
-            r"^classifier\.dense\.": "bert.pooler.dense.",
-            r"^classifier\.out_proj\.": "classifier.",
+            **HEAD,
         },
         fields=_electra,
         default_tokenizer="google/electra-base-discriminator",

@@ -148,17 +148,40 @@ class PrumuxClassifier(PrumuxHeadModel):
             features = self.transform(features)
         return self.classifier(self.dropout(features))
 
-    def _finish(
+    def _read(self, state: EncoderState, separate: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits, and every token's demultiplexed vector ``[N*B, L, D]`` (``None`` where it isn't asked for)."""
+        raise NotImplementedError
+
+    def _separate(self, state: EncoderState) -> Tensor:
+        """Every token's demultiplexed vector [N*B, L, D]."""
+        return self.bert.demultiplex(state.hidden_states[-1][:, state.prefix :], state).flatten(0, 1)
+
+    def forward(
         self,
-        logits: Tensor,
-        state: EncoderState,
-        labels: Tensor | None,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
-        output_hidden_states: bool | None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Masks | None = None,
+        output_hidden_states: bool | None = None,
+        output_separated: bool = False,
     ) -> PrumuxOutput:
-        """The output for ``logits`` [N*B, C] or [N*B, L, C] with the losses for ``labels`` of that shape less C."""
-        output = PrumuxOutput(logits=logits, attended=state.attended[:, state.first :])
+        """Classify ``input_ids`` [N*B, L], N consecutive rows forming a group.
+
+        Args:
+            attention_mask: ``[N*B, L]``, 1 at tokens; ``None`` means every position is one.
+            token_type_ids: ``[N*B, L]``; ``None`` means type 0.
+            labels: ``[N*B]``, of tokens ``[N*B, L]``; what is labelled ``IGNORE_INDEX`` doesn't count.
+            masks: pruning masks, ``None`` for dense.
+            output_separated: give every token's demultiplexed vector, of which sentences need the first only.
+
+        Returns:
+            logits ``[N*B, num_labels]``, of tokens ``[N*B, L, num_labels]``, in the order of the rows, and the losses
+            when ``labels`` are given.
+        """
+        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
+        logits, separated = self._read(state, output_separated)
+        output = PrumuxOutput(logits=logits, attended=state.attended[:, state.first :], separated=separated)
         if output_hidden_states:
             output.hidden_states = state.from_first()
         if labels is not None:
@@ -179,39 +202,12 @@ class PrumuxForSequenceClassification(PrumuxClassifier):
     def __init__(self, config: PrumuxConfig) -> None:
         super().__init__(config, add_pooling_layer=not config.is_multiplexed)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        masks: Masks | None = None,
-        output_hidden_states: bool | None = None,
-        output_separated: bool = False,
-    ) -> PrumuxOutput:
-        """Classify ``input_ids`` [N*B, L], N consecutive rows forming a group.
-
-        Args:
-            attention_mask: ``[N*B, L]``, 1 at tokens; ``None`` means every position is one.
-            token_type_ids: ``[N*B, L]``; ``None`` means type 0.
-            labels: ``[N*B]``; rows labelled ``IGNORE_INDEX`` don't count.
-            masks: pruning masks, ``None`` for dense.
-            output_separated: give every token's demultiplexed vector, which classifying needs of the first only.
-
-        Returns:
-            logits ``[N*B, num_labels]`` in the order of the rows, and the losses when ``labels`` are given.
-        """
-        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
+    def _read(self, state: EncoderState, separate: bool) -> tuple[Tensor, Tensor | None]:
         first = state.hidden_states[-1][:, state.first : state.first + 1]  # (B, 1, D)
         pooled = self.bert.demultiplex(first, state).flatten(0, 2)  # (N*B, D)
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(pooled)
-        logits = self._classify(pooled)
-        output = self._finish(logits, state, labels, input_ids, attention_mask, output_hidden_states)
-        if output_separated:
-            tokens = state.hidden_states[-1][:, state.prefix :]
-            output.separated = self.bert.demultiplex(tokens, state).flatten(0, 1)
-        return output
+        return self._classify(pooled), self._separate(state) if separate else None
 
 
 class PrumuxForTokenClassification(PrumuxClassifier):
@@ -220,33 +216,9 @@ class PrumuxForTokenClassification(PrumuxClassifier):
     def __init__(self, config: PrumuxConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        masks: Masks | None = None,
-        output_hidden_states: bool | None = None,
-        output_separated: bool = False,
-    ) -> PrumuxOutput:
-        """Classify the tokens of ``input_ids`` [N*B, L], N consecutive rows forming a group.
-
-        Args:
-            labels: ``[N*B, L]``; tokens labelled ``IGNORE_INDEX`` don't count.
-            attention_mask, token_type_ids, masks, output_separated: see :class:`PrumuxForSequenceClassification`.
-
-        Returns:
-            logits ``[N*B, L, num_labels]``, and the losses when ``labels`` are given.
-        """
-        state = self.bert.encode(input_ids, attention_mask, token_type_ids, masks)
-        tokens = state.hidden_states[-1][:, state.prefix :]  # (B, L, D)
-        separated = self.bert.demultiplex(tokens, state).flatten(0, 1)  # (N*B, L, D)
-        output = self._finish(
-            self._classify(separated), state, labels, input_ids, attention_mask, output_hidden_states
-        )
-        output.separated = separated if output_separated else None
-        return output
+    def _read(self, state: EncoderState, separate: bool) -> tuple[Tensor, Tensor | None]:
+        separated = self._separate(state)
+        return self._classify(separated), separated if separate else None
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
