@@ -257,7 +257,7 @@ class Plain(Ours):
             taught = self.teacher(**features, output_hidden_states=True)
             self.vocabulary(self.teacher, taught)
         masks = gates.sample()
-        lagrangian, _ = gates.lagrangian(0.5)
+        lagrangian, _ = gates.penalty(0.5)
         output = student(**features, masks=masks, output_hidden_states=True)
         self.vocabulary(student, output)
         outputs, targets = output.hidden_states[1:], taught.hidden_states[1:]

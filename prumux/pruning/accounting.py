@@ -7,6 +7,7 @@ part of it (as in CoFi, but with the biases counted exactly).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,40 @@ def _left(mask: Tensor | None, size: int) -> int:
 def sparsity(config: PrumuxConfig, masks: Masks | None = None) -> float:
     """Share of the dense encoder's prunable parameters that is gone, in [0, 1]."""
     return 1 - Structure.of(config, masks).parameters / Structure.dense(config).parameters
+
+
+class Cost:
+    """What an encoder's structure costs: here its prunable parameters; a subclass may count something else.
+
+    ``attention`` and ``ffn`` must also take expected, differentiable sizes (scalar tensors).
+    """
+
+    unit = "sparsity"  # how messages name what is removed
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        self.config = config
+
+    def attention(self, hidden: Number, heads: Number) -> Number:
+        """Cost of an attention block that is there."""
+        return attention_parameters(hidden, heads, 1, self.config.head_dim)
+
+    def ffn(self, hidden: Number, intermediate: Number) -> Number:
+        """Cost of an FFN block that is there."""
+        return ffn_parameters(hidden, intermediate, 1)
+
+    def total(self, structure: Structure) -> float:
+        """Cost of all blocks of a structure."""
+        attention = sum(float(self.attention(structure.hidden, h)) for h in structure.heads if h)
+        return attention + sum(float(self.ffn(structure.hidden, f)) for f in structure.intermediate if f)
+
+    @functools.cached_property
+    def dense(self) -> float:
+        """Cost of the dense encoder."""
+        return self.total(Structure.dense(self.config))
+
+    def removed(self, masks: Masks | None = None) -> float:
+        """Share of the dense encoder's cost that is gone, in [0, 1]."""
+        return 1 - self.total(Structure.of(self.config, masks)) / self.dense
 
 
 @dataclass(frozen=True)

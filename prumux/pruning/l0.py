@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from prumux.models.configuration import PrumuxConfig
-from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
+from prumux.pruning.accounting import Cost
+from prumux.pruning.gates import Gates
 from prumux.pruning.masks import Masks
 
 STRETCH_LOW, STRETCH_HIGH = (
@@ -79,7 +80,7 @@ def evaluation_gate(log_alpha: Tensor) -> Tensor:
     return soft
 
 
-class L0Gates(nn.Module):
+class L0Gates(Gates):
     """Gates over the structure of one encoder (paper section 3.1, phase 3; CoFi section 3).
 
     Attributes:
@@ -93,6 +94,7 @@ class L0Gates(nn.Module):
         *,
         pruning_type: str = "structured_heads+structured_mlp+hidden+layer",
         droprate_init: float = 0.5,
+        cost: Cost | None = None,
     ) -> None:
         """Gates for every unit that a model of ``config`` has.
 
@@ -103,23 +105,20 @@ class L0Gates(nn.Module):
         Raises:
             ValueError: an unknown pruning type.
         """
-        super().__init__()
-        self.config = config
-        heads, inner = config.heads_per_layer, config.intermediate_per_layer
-        sizes = {
-            "head": (len(heads), max(heads, default=0)),
-            "head_layer": (len(heads),),
-            "intermediate": (len(inner), max(inner, default=0)),
-            "mlp": (len(inner),),
-            "hidden": (config.hidden_size,),
-        }
+        super().__init__(config, families_of(pruning_type), cost)
         fine = math.log(1 - droprate_init) - math.log(droprate_init)
         self.log_alpha = nn.ParameterDict()
-        for family in families_of(pruning_type):
+        for family, size in self.sizes.items():
             mean = fine if family == "intermediate" else LOG_ALPHA_COARSE
-            self.log_alpha[family] = nn.Parameter(torch.normal(mean, LOG_ALPHA_NOISE, sizes[family]))
+            self.log_alpha[family] = nn.Parameter(torch.normal(mean, LOG_ALPHA_NOISE, size))
         self.lambda_1 = nn.Parameter(torch.zeros(()))
         self.lambda_2 = nn.Parameter(torch.zeros(()))
+
+    def importance(self, family: str) -> Tensor:
+        return soft_value(self.log_alpha[family].detach())
+
+    def kept_value(self, family: str) -> Tensor:
+        return soft_value(self.log_alpha[family].detach())
 
     def multipliers(self) -> Iterator[nn.Parameter]:
         yield self.lambda_1
@@ -162,36 +161,28 @@ class L0Gates(nn.Module):
             masks[family] = torch.where(kept.view_as(value) != 0, soft_value(value), 0.0)
         return Masks(**masks)
 
-    def expected_parameters(self) -> Tensor:
-        """Expected prunable parameters left, scalar, differentiable (CoFi eq. 3, biases counted exactly)."""
+    def expected_cost(self) -> Tensor:
+        """Expected cost of what is left, scalar, differentiable (CoFi eq. 3 for parameters, biases counted exactly)."""
         config = self.config
         probability = {family: nonzero_probability(value) for family, value in self.log_alpha.items()}
         hidden = probability["hidden"].sum() if "hidden" in probability else float(config.hidden_size)
         total = torch.zeros((), device=self.lambda_1.device)
-        for layer, (heads, inner) in enumerate(
-            zip(config.heads_per_layer, config.intermediate_per_layer, strict=True)
+        for fine, coarse, counts, cost in (
+            ("head", "head_layer", config.heads_per_layer, self.cost.attention),
+            ("intermediate", "mlp", config.intermediate_per_layer, self.cost.ffn),
         ):
-            if heads:
-                kept = probability["head"][layer, :heads].sum() if "head" in probability else heads
-                block = attention_parameters(hidden, kept, 1, config.head_dim)
-                total = total + block * (
-                    probability["head_layer"][layer] if "head_layer" in probability else 1
-                )
-            if inner:
-                kept = (
-                    probability["intermediate"][layer, :inner].sum()
-                    if "intermediate" in probability
-                    else inner
-                )
-                block = ffn_parameters(hidden, kept, 1)
-                total = total + block * (probability["mlp"][layer] if "mlp" in probability else 1)
+            for layer, count in enumerate(counts):
+                if count:
+                    kept = probability[fine][layer, :count].sum() if fine in probability else count
+                    total = total + cost(hidden, kept) * (
+                        probability[coarse][layer] if coarse in probability else 1
+                    )
         return total
 
     def expected_sparsity(self) -> Tensor:
-        """Expected share of the dense encoder's prunable parameters that is gone, scalar."""
-        return 1 - self.expected_parameters() / Structure.dense(self.config).parameters
+        return 1 - self.expected_cost() / self.cost.dense
 
-    def lagrangian(self, target: float) -> tuple[Tensor, Tensor]:
+    def penalty(self, target: float) -> tuple[Tensor, Tensor]:
         """``lambda_1 (s - t) + lambda_2 (s - t)^2`` and the expected sparsity ``s`` (CoFi section 3.3)."""
         expected = self.expected_sparsity()
         gap = expected - target

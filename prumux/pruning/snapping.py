@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from prumux.errors import UserError
-from prumux.pruning.accounting import sparsity
-from prumux.pruning.l0 import L0Gates, soft_value
+from prumux.pruning.gates import Gates
 from prumux.pruning.masks import Masks
 
 SHIFT_RANGE = 30.0  # log alpha plus or minus this keeps everything or removes everything
 BISECTIONS = 40
 
 
-def evaluation_masks(gates: L0Gates, target: float, epsilon: float) -> tuple[Masks, bool]:
+def evaluation_masks(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> tuple[Masks, bool]:
     """The gates' evaluation masks, moved to the target sparsity when they miss it by more than ``epsilon``.
 
     Returns:
@@ -25,53 +24,104 @@ def evaluation_masks(gates: L0Gates, target: float, epsilon: float) -> tuple[Mas
     Raises:
         UserError: no structure within reach has the target sparsity.
     """
-    masks = gates.deterministic()
-    if abs(sparsity(gates.config, masks) - target) <= epsilon:
+    masks = rounded(gates, gates.deterministic(), multiple)
+    if abs(gates.cost.removed(masks) - target) <= epsilon:
         return masks, False
-    return snap(gates, target, epsilon), True
+    return snap(gates, target, epsilon, multiple), True
 
 
-def snap(gates: L0Gates, target: float, epsilon: float) -> Masks:
+def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Masks:
     """Move all gates by one common shift until the target is bracketed, then remove single units up to it.
+
+    FFN and hidden dimensions are kept in multiples of ``multiple``.
 
     Raises:
         UserError: the model is sparser already, or no structure is within epsilon of the target.
     """
-    if (already := sparsity(gates.config)) > target + epsilon:
+    if (already := gates.cost.removed()) > target + epsilon:
         raise UserError(
-            f"the model's sparsity is {already:.3f} already, above the target {target:g}: give a higher "
+            f"the model's {gates.cost.unit} is {already:.3f} already, above the target {target:g}: give a higher "
             "--target_sparsity or start from a denser model"
         )
-    low, high = -SHIFT_RANGE, SHIFT_RANGE  # sparsity falls as the shift grows
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if sparsity(gates.config, gates.deterministic(middle)) > target:
-            low = middle
-        else:
-            high = middle
-    masks = gates.deterministic(high)
-    config = gates.config
-    order = _removal_order(gates, masks, gates.deterministic(low))
+    low, high = bracket(gates, target, multiple)
+    masks = rounded(gates, gates.deterministic(high), multiple)
+    if multiple > 1:
+        masks = _without_runs(gates, masks, target - epsilon / 2, multiple)
+    order = _removal_order(gates, masks, gates.deterministic(low)) if multiple == 1 else []
     for unit in order:
-        reached = sparsity(config, masks)
+        reached = gates.cost.removed(masks)
         if target - epsilon <= reached and (reached >= target or abs(reached - target) <= epsilon / 2):
             break
         candidate = _without(masks, unit)
-        if sparsity(config, candidate) <= target + epsilon:
+        if gates.cost.removed(candidate) <= target + epsilon:
             masks = candidate
-    if abs(sparsity(config, masks) - target) > epsilon:
+    if abs(gates.cost.removed(masks) - target) > epsilon and multiple == 1:
         masks = _exchange(gates, masks, order, target, epsilon) or masks
-    reached = sparsity(config, masks)
+    reached = gates.cost.removed(masks)
     if abs(reached - target) > epsilon:
-        families = ", ".join(gates.log_alpha)
+        families = ", ".join(gates.sizes)
         raise UserError(
-            f"no structure within {epsilon:g} of sparsity {target:g} can be formed by removing {families} "
-            f"(nearest: {reached:.3f}): raise --sparsity_epsilon or add families to --pruning_type"
+            f"no structure within {epsilon:g} of {gates.cost.unit} {target:g} can be formed by removing {families} "
+            f"(nearest: {reached:.3f}): raise --sparsity_epsilon"
+            f"{', lower --round_to' if multiple > 1 else ''} or add families to --pruning_type"
         )
     return masks
 
 
-def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[str, tuple[int, ...]]]:
+def bracket(gates: Gates, target: float, multiple: int = 1) -> tuple[float, float]:
+    """Two shifts next to each other, whose masks are sparser than ``target`` and not sparser."""
+    low, high = -SHIFT_RANGE, SHIFT_RANGE  # sparsity falls as the shift grows
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if gates.cost.removed(rounded(gates, gates.deterministic(middle), multiple)) > target:
+            low = middle
+        else:
+            high = middle
+    return low, high
+
+
+def rounded(gates: Gates, masks: Masks, multiple: int) -> Masks:
+    """The masks with each layer's FFN dimensions, and the hidden ones, rounded to the nearest ``multiple``.
+
+    The most important are kept; at least one multiple of the hidden dimensions stays.
+    """
+    if multiple == 1:
+        return masks
+    values = dict(masks.items())
+    counts = {"intermediate": gates.config.intermediate_per_layer, "hidden": [gates.config.hidden_size]}
+    for family in values.keys() & counts.keys():
+        worth, kept = gates.importance(family), gates.kept_value(family)
+        rows = values[family].view(-1, values[family].shape[-1]).clone()
+        for i, available in enumerate(counts[family]):
+            wanted = multiple * round(int((rows[i] != 0).sum()) / multiple)
+            if family == "hidden":
+                wanted = max(wanted, multiple)
+            order = worth.view_as(rows)[i, :available].argsort(descending=True)[:wanted]
+            rows[i] = 0.0
+            rows[i, order] = kept.view_as(rows)[i, order]
+        values[family] = rows.view_as(values[family])
+    return Masks(**values)
+
+
+def _without_runs(gates: Gates, masks: Masks, least: float, multiple: int) -> Masks:
+    """Remove FFN dimensions, ``multiple`` of a layer at a time, until the share ``least`` is gone."""
+    if masks.intermediate is None:
+        return masks
+    worth = gates.importance("intermediate")
+    while gates.cost.removed(masks) < least:
+        inner = masks.intermediate
+        ranked = torch.where(inner != 0, worth, torch.inf).sort(dim=1)
+        last = ranked.values[:, :multiple].sum(1)  # infinite where fewer are left
+        if bool(last.min().isinf()):
+            break
+        layer = int(last.argmin())
+        inner = inner.clone()
+        inner[layer, ranked.indices[layer, :multiple]] = 0.0
+        masks = Masks(**dict(masks.items()) | {"intermediate": inner})
+    return masks
+
+
+def _removal_order(gates: Gates, kept: Masks, sparser: Masks) -> list[tuple[str, tuple[int, ...]]]:
     """Units to try to remove, least important first.
 
     First those that the shift on the sparser side of the target removes, then all fine units, last the hidden
@@ -81,7 +131,7 @@ def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[st
     then: list[tuple[float, str, tuple[int, ...]]] = []
     last: list[tuple[float, str, tuple[int, ...]]] = []
     for family, value in kept.items():
-        score = soft_value(gates.log_alpha[family].detach())
+        score = gates.importance(family)
         gone = getattr(sparser, family) == 0
         for index in (value != 0).nonzero().tolist():
             unit = (score[tuple(index)].item(), family, tuple(index))
@@ -96,7 +146,7 @@ def _removal_order(gates: L0Gates, kept: Masks, sparser: Masks) -> list[tuple[st
 
 
 def _exchange(
-    gates: L0Gates, masks: Masks, order: list[tuple[str, tuple[int, ...]]], target: float, epsilon: float
+    gates: Gates, masks: Masks, order: list[tuple[str, tuple[int, ...]]], target: float, epsilon: float
 ) -> Masks | None:
     """Remove one unit more than fits and give FFN dimensions back, the most important first; ``None``: no luck.
 
@@ -104,27 +154,27 @@ def _exchange(
     """
     if masks.intermediate is None:
         return None
-    config, soft = gates.config, soft_value(gates.log_alpha["intermediate"].detach())
-    present = torch.zeros_like(soft, dtype=torch.bool)
+    config, worth, kept = gates.config, gates.importance("intermediate"), gates.kept_value("intermediate")
+    present = torch.zeros_like(worth, dtype=torch.bool)
     for layer, size in enumerate(config.intermediate_per_layer):
         present[layer, :size] = True
     gone = present & (masks.intermediate == 0)
-    ranked = torch.where(gone, soft, -1.0).flatten().argsort(descending=True)[: int(gone.sum())]
+    ranked = torch.where(gone, worth, -torch.inf).flatten().argsort(descending=True)[: int(gone.sum())]
 
     def given_back(candidate: Masks, count: int) -> Masks:
         values = dict(candidate.items())
-        inner = values["intermediate"].flatten().scatter(0, ranked[:count], soft.flatten()[ranked[:count]])
-        return Masks(**values | {"intermediate": inner.view_as(soft)})
+        inner = values["intermediate"].flatten().scatter(0, ranked[:count], kept.flatten()[ranked[:count]])
+        return Masks(**values | {"intermediate": inner.view_as(kept)})
 
     for unit in order:
         if unit[0] == "intermediate" or getattr(masks, unit[0])[unit[1]] == 0:
             continue
         candidate = _without(masks, unit)
         count = bisect.bisect_left(
-            range(len(ranked)), -target, key=lambda count: -sparsity(config, given_back(candidate, count))
+            range(len(ranked)), -target, key=lambda count: -gates.cost.removed(given_back(candidate, count))
         )
         for close in (given_back(candidate, count), given_back(candidate, max(count - 1, 0))):
-            if abs(sparsity(config, close) - target) <= epsilon:
+            if abs(gates.cost.removed(close) - target) <= epsilon:
                 return close
     return None
 

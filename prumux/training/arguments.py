@@ -23,8 +23,11 @@ from prumux.pruning.l0 import families_of
 
 SETTINGS = ("baseline", "retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning")
 PRETRAINING = ("retrieval_pretraining", "mlm_pretraining")
+CRITERIA = ("l0", "gradient")  # learned gates (CoFi), or scores by the gradient (GRAIN)
+INITIAL_GATES = ("uniform", "fisher")
 SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
 MAX_SPARSITY = 0.99
+MAX_SPEEDUP = 100
 
 
 @dataclass
@@ -72,8 +75,17 @@ class ModelArguments:
     embed_twice: bool | None = field(
         default=None, metadata={"help": "Second embedding pass over the mixture."}
     )
+    num_hidden_layers: int | None = field(
+        default=None, metadata={"help": "Start from the first layers of an unpruned model only."}
+    )
+    separate_instances: bool = field(
+        default=False,
+        metadata={
+            "help": "Start as N narrow encoders side by side, cut out of a plain one (binary_hadamard)."
+        },
+    )
 
-    NOT_IN_CONFIG = ("model_name_or_path", "config_name", "tokenizer_name")
+    NOT_IN_CONFIG = ("model_name_or_path", "config_name", "tokenizer_name", "separate_instances")
 
     def overrides(self) -> dict[str, Any]:
         """The configuration values that were given."""
@@ -133,8 +145,25 @@ class PruningArguments:
             "help": "What may be pruned, joined by +: structured_heads, structured_mlp, hidden, layer."
         },
     )
+    pruning_criterion: str = field(
+        default="l0",
+        metadata={"help": f"What decides which units go, one of: {', '.join(CRITERIA)} (docs/recipe.md)."},
+    )
+    initial_gates: str = field(
+        default="uniform",
+        metadata={"help": f"Where the l0 gates start, one of: {', '.join(INITIAL_GATES)}."},
+    )
     target_sparsity: float = field(
         default=0.6, metadata={"help": "Share of the encoder's parameters to remove."}
+    )
+    target_speedup: float | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of a sparsity: how many times faster the encoder shall be, by times measured here."
+        },
+    )
+    round_to: int = field(
+        default=1, metadata={"help": "Keep FFN and hidden dimensions in multiples of this."}
     )
     sparsity_epsilon: float = field(
         default=0.01, metadata={"help": "How far from the target the pruned model may be."}
@@ -154,10 +183,17 @@ class PruningArguments:
         default=None,
         metadata={"help": "Teacher. In pruning default: the starting checkpoint.", "aliases": ["--teacher"]},
     )
+    distill_states: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Learn every token's last state instead of layers. Default: from an unmultiplexed teacher of a "
+            "multiplexed student."
+        },
+    )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
     distill_layer_loss_alpha: float = field(default=0.9, metadata={"help": "Weight of layer distillation."})
     distill_state_loss_alpha: float = field(
-        default=1.0, metadata={"help": "Weight of every token's state, from an unmultiplexed teacher."}
+        default=1.0, metadata={"help": "Weight of every token's state (--distill_states)."}
     )
     distill_task_loss_alpha: float = field(
         default=0.0, metadata={"help": "Weight of the labels beside a teacher."}
@@ -166,6 +202,11 @@ class PruningArguments:
     layer_distill_version: int = field(
         default=4, metadata={"help": "Which layers are matched, 2 to 6: see docs/method.md."}
     )
+
+    @property
+    def target(self) -> float:
+        """The share of the encoder's cost to remove: of its parameters, or of its time."""
+        return self.target_sparsity if self.target_speedup is None else 1 - 1 / self.target_speedup
 
 
 # Flags of TrainingArguments that nothing here reads.
@@ -317,6 +358,11 @@ def _check(values: Any) -> None:
     require(
         0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}"
     )
+    require(values.pruning_criterion in CRITERIA, "pruning_criterion", f"one of: {', '.join(CRITERIA)}")
+    require(values.initial_gates in INITIAL_GATES, "initial_gates", f"one of: {', '.join(INITIAL_GATES)}")
+    speedup = values.target_speedup
+    require(speedup is None or 1 <= speedup <= MAX_SPEEDUP, "target_speedup", f"1 to {MAX_SPEEDUP} times")
+    require(values.round_to >= 1, "round_to", "a whole number of at least 1")
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
     require(values.distill_temp > 0, "distill_temp", "a positive temperature")

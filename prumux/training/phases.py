@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import sys
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from prumux.data.corpus import is_corpus, load_corpus
@@ -24,9 +27,13 @@ from prumux.models.heads import (
 )
 from prumux.models.loading import load_model
 from prumux.models.modeling import PrumuxPreTrainedModel
-from prumux.pruning.accounting import model_size
+from prumux.models.partition import separate_instances
+from prumux.pruning.accounting import Cost, model_size
 from prumux.pruning.distillation import LayerMap
+from prumux.pruning.gates import Gates
 from prumux.pruning.l0 import L0Gates
+from prumux.pruning.latency import Latency
+from prumux.pruning.scores import ScoreGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
 from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
@@ -53,6 +60,8 @@ from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTraine
 
 logger = logging.getLogger(__name__)
 
+FISHER_BATCHES = 50
+LATENCY_FILE = "latency.json"
 LEAST_LENGTH = 4  # tokens that a row must have room for
 Classifier = PrumuxForSequenceClassification | PrumuxForTokenClassification
 HeadModel = PrumuxForMaskedLM | Classifier  # what a run trains
@@ -142,16 +151,18 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     teacher = _teacher(arguments, data, model)
     gates = None
     if pruning:
-        gates = L0Gates(
-            model.config,
-            pruning_type=arguments.pruning.pruning_type,
-            droprate_init=arguments.pruning.droprate_init,
-        )
+        gates = _gates(arguments, model, data, collator)
         # a target that no structure can meet is refused now, not after hours
-        snap(gates, arguments.pruning.target_sparsity, arguments.pruning.sparsity_epsilon)
-    layer_map = None if _unmixed(model, teacher) else _layer_map(model, teacher)
+        snap(
+            gates,
+            arguments.pruning.target,
+            arguments.pruning.sparsity_epsilon,
+            arguments.pruning.round_to,
+        )
+    states = _teaches_states(arguments, model, teacher)
+    layer_map = None if model.config.is_multiplexed and states else _layer_map(model, teacher)
     trainer = DistillationTrainer(
-        Distilled(model, layer_map, gates), teacher, arguments, data, tokenizer, collator
+        Distilled(model, layer_map, gates, states=states), teacher, arguments, data, tokenizer, collator
     )
     if gates is not None:
         trainer.check_schedule()
@@ -202,7 +213,7 @@ def _model(
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
-    return load_model(
+    model = load_model(
         kind,
         model_path=arguments.model.model_name_or_path,
         config_path=arguments.model.config_name,
@@ -210,6 +221,12 @@ def _model(
         label_names=None if pretraining or data is None else data.label_names,
         classifies=not pretraining,
     )
+    if arguments.model.separate_instances:
+        try:
+            separate_instances(model.bert)
+        except ValueError as error:
+            raise UserError(f"--separate_instances: {error}") from error
+    return model
 
 
 def _classifier(data: TaskData) -> type[Classifier]:
@@ -249,8 +266,8 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
         raise UserError(
             f"the teacher {path} orders the labels differently than the student: name a teacher of this task"
         )
-    if _unmixed(student, teacher):
-        if theirs.hidden_size != ours.dense_hidden_size:
+    if _teaches_states(arguments, student, teacher):
+        if ours.is_multiplexed and theirs.hidden_size != ours.dense_hidden_size:
             raise UserError(
                 f"the teacher {path} has states of {theirs.hidden_size} dimensions, the student of "
                 f"{ours.dense_hidden_size}: name an unpruned teacher of the student's width"
@@ -263,9 +280,64 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
     return teacher
 
 
-def _unmixed(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> bool:
-    """Does an unmultiplexed teacher teach a multiplexed student."""
-    return teacher.config.num_instances == 1 < student.config.num_instances
+def _cost(arguments: Arguments, model: HeadModel) -> Cost:
+    """What the target is a share of."""
+    training = arguments.training
+    if arguments.pruning.target_speedup is None:
+        return Cost(model.config)
+    return Latency.measured(
+        model.config,
+        Path(str(training.output_dir)) / LATENCY_FILE,
+        length=_max_length(arguments, model),
+        device=training.device,
+        dtype=torch.bfloat16 if training.bf16 else torch.float32,
+    )
+
+
+def _gates(arguments: Arguments, model: HeadModel, data: TaskData, collator: GroupingCollator) -> Gates:
+    """The criterion by which this run prunes."""
+    flags = arguments.pruning
+    try:
+        cost = _cost(arguments, model)
+        if flags.pruning_criterion == "gradient":
+            return ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
+        gates = L0Gates(
+            model.config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost
+        )
+        if flags.initial_gates == "fisher":
+            scores = ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
+            assert data.train is not None  # pruning trains
+            loader = DataLoader(
+                data.train.shuffle(seed=arguments.training.seed),
+                batch_size=arguments.training.per_device_train_batch_size,
+                collate_fn=collator,
+                drop_last=True,
+            )
+            fisher_scores(scores, model, itertools.islice(loader, FISHER_BATCHES))
+            start_from(gates, scores, flags.target)
+    except ValueError as error:
+        raise UserError(f"--pruning_type: {error}") from error
+    return gates
+
+
+def _teaches_states(
+    arguments: Arguments, student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel
+) -> bool:
+    """Does the teacher teach every token its state, or layers theirs.
+
+    Raises:
+        UserError: states were asked for and the teacher is multiplexed, or layers of a teacher of another kind.
+    """
+    mixed = teacher.config.is_multiplexed
+    same_kind = mixed == student.config.is_multiplexed
+    asked = arguments.pruning.distill_states
+    if asked and mixed:
+        raise UserError("--distill_states needs an unmultiplexed teacher: name a dense one with --teacher")
+    if asked is False and not same_kind:
+        raise UserError(
+            "an unmultiplexed teacher can't teach a multiplexed student its layers: leave --distill_states out"
+        )
+    return not same_kind if asked is None else asked
 
 
 def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> LayerMap:
@@ -335,7 +407,10 @@ def _record(
         "task": trainer.task.name,
         "setting": pruning.setting,
         "num_instances": model.config.num_instances,
-        "target_sparsity": pruning.target_sparsity if pruning.setting == "pruning" else None,
+        "target_sparsity": pruning.target_sparsity
+        if pruning.setting == "pruning" and pruning.target_speedup is None
+        else None,
+        "target_speedup": pruning.target_speedup if pruning.setting == "pruning" else None,
         "sparsity": size.sparsity,
         "parameters": size.total,
         "parameters_without_embeddings": size.without_embeddings,

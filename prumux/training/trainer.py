@@ -21,7 +21,7 @@ from prumux.evaluation.predict import evaluate
 from prumux.files import recover, save_atomically
 from prumux.models.heads import classification_loss
 from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
-from prumux.pruning.accounting import Structure, sparsity
+from prumux.pruning.accounting import Structure
 from prumux.pruning.compaction import compact
 from prumux.pruning.distillation import (
     LayerMap,
@@ -29,6 +29,7 @@ from prumux.pruning.distillation import (
     logit_distillation_loss,
     state_distillation_loss,
 )
+from prumux.pruning.gates import Gates
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks
 from prumux.pruning.snapping import evaluation_masks
@@ -188,13 +189,22 @@ class Distilled(nn.Module):
     """What is trained while a teacher is followed: the student, its layer map and, in pruning, its gates."""
 
     def __init__(
-        self, student: PrumuxPreTrainedModel, layer_map: LayerMap | None, gates: L0Gates | None
+        self,
+        student: PrumuxPreTrainedModel,
+        layer_map: LayerMap | None,
+        gates: Gates | None,
+        *,
+        states: bool = False,
     ) -> None:
-        """Without ``layer_map`` the teacher is unmultiplexed: it teaches every demultiplexed token its state."""
+        """``layer_map`` may be ``None`` where the student's vectors are as wide as the teacher's.
+
+        ``states``: an unmultiplexed teacher teaches every (demultiplexed) token its last state, instead of layers.
+        """
         super().__init__()
         self.student = student
         self.layer_map = layer_map
         self.gates = gates
+        self.states = states
         self.config = student.config
 
     def forward(
@@ -224,21 +234,24 @@ class Distilled(nn.Module):
         if pruning:
             assert self.gates is not None
             masks = self.gates.sample()
-            terms["lagrangian"], terms["expected_sparsity"] = self.gates.lagrangian(target)
+            terms["lagrangian"], terms["expected_sparsity"] = self.gates.penalty(target)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        unmixed = self.layer_map is None
-        output = self.student(**features, masks=masks, output_hidden_states=True, output_separated=unmixed)
+        output = self.student(
+            **features, masks=masks, output_hidden_states=True, output_separated=self.states
+        )
         counted = inputs["labels"] != IGNORE  # filled rows teach nothing
         terms["ce_distillation"] = logit_distillation_loss(
             output.logits[counted], teacher.logits[counted], temperature
         )
         terms["loss"] = ce_alpha * terms["ce_distillation"]
-        if self.layer_map is None:
+        if self.states:
+            separated = output.separated if self.layer_map is None else self.layer_map(output.separated)
             terms["state_distillation"] = state_distillation_loss(
-                output.separated, teacher.hidden_states[-1], inputs["attention_mask"]
+                separated, teacher.hidden_states[-1], inputs["attention_mask"]
             )
             terms["loss"] = terms["loss"] + state_alpha * terms["state_distillation"]
         else:
+            assert self.layer_map is not None
             terms["layer_distillation"] = layer_distillation_loss(
                 output.hidden_states,
                 teacher.hidden_states,
@@ -252,7 +265,12 @@ class Distilled(nn.Module):
             terms["task"] = classification_loss(output.logits, inputs["labels"])
             terms["loss"] = terms["loss"] + task_alpha * terms["task"]
         if pruning:
+            assert self.gates is not None
             terms["loss"] = terms["loss"] + terms["lagrangian"]
+            if torch.is_grad_enabled():
+                self.gates.observe(
+                    ce_alpha * terms["ce_distillation"] + task_alpha * terms.get("task", torch.zeros(()))
+                )
         return terms
 
     def _alive(self, masks: Masks | None, version: int) -> list[bool]:
@@ -306,7 +324,7 @@ class DistillationTrainer(PrumuxTrainer):
             logger.warning(
                 "the training is over before the warm-up has raised the target to %g: the structure will be cut to it "
                 "at the end; --lagrangian_warmup_epochs is %g",
-                pruning.target_sparsity,
+                pruning.target,
                 pruning.lagrangian_warmup_epochs,
             )
 
@@ -317,8 +335,10 @@ class DistillationTrainer(PrumuxTrainer):
     def _target(self) -> float:
         """The target sparsity of this step: it rises linearly during the Lagrangian warm-up."""
         warmup = self._steps(self.settings.pruning.lagrangian_warmup_epochs)
-        share = 1.0 if warmup == 0 else min(1.0, self._pruned_steps() / warmup)
-        return self.settings.pruning.target_sparsity * share
+        share = 1.0 if warmup == 0 else max(0.0, min(1.0, self._pruned_steps() / warmup))
+        if self.distilled.gates is not None:
+            share = self.distilled.gates.schedule(share)
+        return self.settings.pruning.target * share
 
     def compute_loss(
         self,
@@ -352,8 +372,8 @@ class DistillationTrainer(PrumuxTrainer):
     # ---- optimizer: weights as usual, gates with their own rate, multipliers by ascent
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.distilled.gates is not None:
-            gates = self.distilled.gates
+        gates = self.distilled.gates
+        if self.optimizer is None and isinstance(gates, L0Gates):
             for parameter in gates.parameters():
                 parameter.requires_grad_(False)  # hidden from the groups that the base class makes
             optimizer = super().create_optimizer(model)
@@ -373,7 +393,7 @@ class DistillationTrainer(PrumuxTrainer):
     ) -> LRScheduler:
         created = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if created and self.distilled.gates is not None:
+        if created and isinstance(self.distilled.gates, L0Gates):
             if not isinstance(scheduler, LambdaLR):
                 raise UserError(
                     f"--lr_scheduler_type {self.args.lr_scheduler_type} can't be used in pruning: choose linear, "
@@ -400,8 +420,8 @@ class DistillationTrainer(PrumuxTrainer):
         gates, pruning = self.distilled.gates, self.settings.pruning
         if gates is None or self.state.global_step >= self.state.max_steps:
             return True
-        reached = gates.expected_sparsity().item() >= pruning.target_sparsity - pruning.sparsity_epsilon
-        return self._pruned_steps() >= 0 and self._target() >= pruning.target_sparsity and reached
+        reached = gates.expected_sparsity().item() >= pruning.target - pruning.sparsity_epsilon
+        return self._pruned_steps() >= 0 and self._target() >= pruning.target and reached
 
     def eligible(self) -> bool:
         return self._at_target()
@@ -413,14 +433,15 @@ class DistillationTrainer(PrumuxTrainer):
         gates.clamp_()
         if not self._at_target():
             return compact(self.student, gates.deterministic())
-        masks, moved = evaluation_masks(gates, pruning.target_sparsity, pruning.sparsity_epsilon)
+        masks, moved = evaluation_masks(gates, pruning.target, pruning.sparsity_epsilon, pruning.round_to)
         if moved:
-            learned, reached = sparsity(gates.config, gates.deterministic()), sparsity(gates.config, masks)
+            learned, reached = gates.cost.removed(gates.deterministic()), gates.cost.removed(masks)
             far = abs(reached - learned) > FAR
             logger.log(
                 logging.WARNING if far else logging.INFO,
-                "step %d: the gates' own structure has sparsity %.3f, moved to %.3f by importance%s",
+                "step %d: the gates' own structure has %s %.3f, moved to %.3f by importance%s",
                 self.state.global_step,
+                gates.cost.unit,
                 learned,
                 reached,
                 ": the schedule is too short, give it more --num_train_epochs" if far else "",

@@ -103,13 +103,13 @@ def test_lagrangian_and_its_gradient(case, monkeypatch):
     gates, facts, golden = gates_of(case), meta(case), tensors(case)
     monkeypatch.setattr(gates, "expected_sparsity", lambda: their_sparsity(gates))
     for entry in facts["lagrangian"]:
-        loss, expected = gates.lagrangian(entry["target_sparsity"])
+        loss, expected = gates.penalty(entry["target_sparsity"])
         assert loss.item() == pytest.approx(entry["loss"], rel=1e-4, abs=1e-6)
         assert expected.item() == pytest.approx(entry["expected_sparsity"], rel=1e-5)
     if "grad_step50.lambda_1" not in golden:
         return
     target = next(e["target_sparsity"] for e in facts["lagrangian"] if e["pruned_steps"] == 50)
-    gates.lagrangian(target)[0].backward()
+    gates.penalty(target)[0].backward()
     recorded = {
         "head": "head_loga", "intermediate": "int_loga", "hidden": "hidden_loga", "mlp": "intlayer_loga",
         "head_layer": "headlayer_loga",

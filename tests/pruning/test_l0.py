@@ -201,15 +201,15 @@ def test_a_dense_start_expects_almost_nothing_gone(tiny):
 
 def test_gradients_of_the_expected_size(tiny):
     gates = random_gates(tiny(intermediate_size=5)).double()
-    gates.expected_parameters().backward()
+    gates.expected_cost().backward()
     for family, value in gates.log_alpha.items():
         flat, step = value.data.view(-1), 1e-5
         for index in range(0, len(flat), 3):
             with torch.no_grad():
                 flat[index] += step
-                above = gates.expected_parameters()
+                above = gates.expected_cost()
                 flat[index] -= 2 * step
-                below = gates.expected_parameters()
+                below = gates.expected_cost()
                 flat[index] += step
             slope = ((above - below) / (2 * step)).item()
             assert value.grad.view(-1)[index].item() == pytest.approx(slope, rel=1e-4), (family, index)
@@ -220,7 +220,7 @@ def test_lagrangian_is_the_formula(tiny):
     with torch.no_grad():
         gates.lambda_1.fill_(-0.7)
         gates.lambda_2.fill_(2.0)
-    term, expected = gates.lagrangian(0.35)
+    term, expected = gates.penalty(0.35)
     gap = gates.expected_sparsity().item() - 0.35
     assert term.item() == pytest.approx(-0.7 * gap + 2.0 * gap**2, abs=1e-6)
     assert expected.item() == pytest.approx(gap + 0.35)
@@ -231,13 +231,13 @@ def test_ascent_on_the_multipliers_pushes_the_gates_towards_the_target(tiny, tar
     gates = random_gates(tiny(), spread=0.5)
     before = gates.expected_sparsity().item()
     multipliers = torch.optim.SGD(gates.multipliers(), lr=1.0, maximize=True)
-    gates.lagrangian(target)[0].backward()
+    gates.penalty(target)[0].backward()
     multipliers.step()
     assert math.copysign(1, gates.lambda_1.item()) == math.copysign(1, before - target)
     assert gates.lambda_2.item() > 0
     alphas = torch.optim.SGD(gates.log_alpha.values(), lr=0.1)
     alphas.zero_grad()
-    gates.lagrangian(target)[0].backward()
+    gates.penalty(target)[0].backward()
     alphas.step()
     assert abs(gates.expected_sparsity().item() - target) < abs(before - target)
 
@@ -248,7 +248,7 @@ def test_the_lagrangian_alone_reaches_the_target(tiny):
     ascent = torch.optim.Adam(gates.multipliers(), lr=0.1, maximize=True)
     for _ in range(400):
         gates.zero_grad()
-        gates.lagrangian(0.6)[0].backward()
+        gates.penalty(0.6)[0].backward()
         descent.step()
         ascent.step()
         gates.clamp_()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prumux import L0Gates, PrumuxConfig, PrumuxForSequenceClassification, compact
 from prumux.errors import UserError
-from prumux.pruning.accounting import model_size, sparsity
+from prumux.pruning.accounting import Structure, model_size, sparsity
 from prumux.pruning.l0 import LOG_ALPHA_BOUNDS
 from prumux.pruning.snapping import evaluation_masks, snap
 
@@ -156,3 +156,16 @@ def test_a_compacted_model_goes_on_from_where_it_is():
     assert abs(model_size(smaller).sparsity - 0.9) <= 0.02
     with pytest.raises(UserError, match=r"sparsity is 0.6.* already, above the target"):
         evaluation_masks(gates, 0.3, 0.02)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), target=st.sampled_from([0.3, 0.6, 0.9]), multiple=st.sampled_from([2, 4, 8])
+)
+def test_sizes_in_multiples(seed, target, multiple):
+    gates = gates_of(normal, seed)
+    masks = snap(gates, target, 0.05, multiple)
+    left = Structure.of(CONFIG, masks)
+    assert sparsity(CONFIG, masks) == pytest.approx(target, abs=0.05)
+    assert left.hidden % multiple == 0
+    assert all(size % multiple == 0 for size in left.intermediate)

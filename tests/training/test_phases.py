@@ -155,3 +155,59 @@ def test_an_unmultiplexed_teacher_teaches_every_token(shape, tmp_path):
     assert {"state_distillation", "lagrangian"} <= set(next(e for e in pruned["history"] if "loss" in e))
     with pytest.raises(UserError, match=r"mixes 3 inputs, the student 2: .*or an unmultiplexed one"):
         go("wrong", *start, "--teacher", str(tmp_path / "three" / "best"))
+
+
+@pytest.mark.parametrize("criterion", ["l0", "gradient"])
+def test_pruning_to_a_speedup(shape, tmp_path, criterion):
+    run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
+    record = run([
+        *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--target_speedup", "1.5",
+        "--sparsity_epsilon", "0.1", "--pruning_criterion", criterion, "--lagrangian_warmup_epochs", "0.25",
+        "--output_dir", str(tmp_path / "pruned"),
+    ])  # fmt: skip
+    assert record["target_speedup"] == 1.5
+    assert record["target_sparsity"] is None
+    assert record["sparsity"] > 0.1
+    assert (tmp_path / "pruned" / "latency.json").is_file()
+
+
+@pytest.mark.parametrize("flags", ["--pruning_criterion gradient", "--initial_gates fisher"])
+def test_other_criteria_reach_the_target(shape, tmp_path, flags):
+    run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
+    record = run([
+        *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--target_sparsity", "0.5",
+        "--lagrangian_warmup_epochs", "0.25", *flags.split(), "--output_dir", str(tmp_path / "pruned"),
+    ])  # fmt: skip
+    assert record["sparsity"] == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(UserError, match="--pruning_type: pruning_type 'layer' names none of"):
+        run([
+            *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), *flags.split(),
+            "--pruning_type", "layer", "--output_dir", str(tmp_path / "p"),
+        ])  # fmt: skip
+
+
+def test_the_first_layers_and_separated_instances_of_a_dense_model(shape, tmp_path):
+    def go(name: str, *flags: str) -> dict:
+        return run([*SMALL, "--logging_steps", "2", *flags, "--output_dir", str(tmp_path / name)])
+
+    dense = str(tmp_path / "dense" / "best")
+    go("dense", "--setting", "baseline", "--config_name", shape)
+    half = go(
+        "half", "--model_path", dense, "--num_hidden_layers", "1", "--teacher", dense, "--distill_states"
+    )
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "half" / "best"
+        ).config.num_hidden_layers
+        == 1
+    )
+    assert "state_distillation" in next(entry for entry in half["history"] if "loss" in entry)
+    start = ["--model_path", dense, "--num_instances", "2", "--separate_instances", "--teacher", dense]
+    go("mux", *start, "--muxing_variant", "binary_hadamard", "--binary_hadamard_epsilon", "0")
+    with pytest.raises(UserError, match=r"--separate_instances: .* give --muxing_variant binary_hadamard"):
+        go("wrong", *start)
+    with pytest.raises(UserError, match="--distill_states needs an unmultiplexed teacher"):
+        go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--distill_states", "--teacher",
+           str(tmp_path / "mux" / "best"))  # fmt: skip
+    with pytest.raises(UserError, match="encoder are not in it"):
+        go("wrong", "--model_path", dense, "--num_hidden_layers", "9")

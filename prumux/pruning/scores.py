@@ -1,0 +1,157 @@
+"""`ScoreGates`: units ranked by the gradient of the predictions' loss; L0 gates can start from the same ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from prumux.models.configuration import PrumuxConfig
+from prumux.models.modeling import PrumuxPreTrainedModel
+from prumux.pruning.accounting import Cost
+from prumux.pruning.gates import Gates
+from prumux.pruning.l0 import L0Gates, families_of
+from prumux.pruning.masks import Masks
+from prumux.pruning.snapping import bracket
+
+SCORED = ("head", "intermediate", "hidden")  # whole blocks go when their last head or dimension does
+DECAY = 0.98  # of the running mean of the scores, per look
+LOOK_EVERY = 4  # steps between looks at the gradient
+TINY = 1e-12
+
+
+def unit_parameters(config: PrumuxConfig, family: str) -> int:
+    """Prunable parameters that go with one unit of the dense encoder, biases left out."""
+    width, inner = config.dense_hidden_size, config.intermediate_size
+    heads = config.num_attention_heads * config.head_dim
+    return {
+        "head": 4 * width * config.head_dim,
+        "intermediate": 2 * width,
+        "hidden": config.num_hidden_layers * (4 * heads + 2 * inner),
+    }[family]
+
+
+class ScoreGates(Gates):
+    """Keeps the units with the largest gradient per parameter (GRAIN, arXiv 2212.07634, section 3).
+
+    The score of a unit is the running mean of ``|dL/dz|`` at its mask ``z``, where ``L`` is the loss of the predictions
+    alone: what distils hidden states trains the weights, but has no say in the structure. A removed unit keeps its
+    weights and its score, and may come back.
+    """
+
+    looks: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        config: PrumuxConfig,
+        *,
+        pruning_type: str = "structured_heads+structured_mlp+hidden",
+        cost: Cost | None = None,
+    ) -> None:
+        """Masks for every head, FFN dimension and hidden dimension that ``pruning_type`` names, see ``families_of``.
+
+        Raises:
+            ValueError: an unknown pruning type, or one without any of them.
+        """
+        families = tuple(family for family in families_of(pruning_type) if family in SCORED)
+        if not families:
+            raise ValueError(f"pruning_type '{pruning_type}' names none of: {', '.join(SCORED)}")
+        super().__init__(config, families, cost)
+        for family, size in self.sizes.items():
+            self.register_buffer(f"score_{family}", torch.zeros(size))
+            self.register_buffer(f"mask_{family}", torch.ones(size))
+        self.register_buffer("looks", torch.zeros((), dtype=torch.long))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self._leaves: dict[str, Tensor] = {}
+
+    def score(self, family: str) -> Tensor:
+        """Running mean of ``|dL/dz|``."""
+        return self.get_buffer(f"score_{family}")
+
+    def importance(self, family: str) -> Tensor:
+        """Logarithm of the score per parameter."""
+        return ((self.score(family) + TINY) / unit_parameters(self.config, family)).log() + 20
+
+    def masks(self) -> Masks:
+        """The structure of now."""
+        return Masks(**{family: self.get_buffer(f"mask_{family}").clone() for family in self.sizes})
+
+    def sample(self) -> Masks:
+        if int(self.steps) % LOOK_EVERY:
+            return self.masks()
+        self._leaves = {family: mask.requires_grad_() for family, mask in self.masks().items()}
+        return Masks(**self._leaves)
+
+    def observe(self, loss: Tensor) -> None:
+        if self._leaves:
+            leaves, self._leaves = self._leaves, {}
+            self.add(leaves.keys(), torch.autograd.grad(loss, list(leaves.values()), retain_graph=True))
+        self.steps += 1
+
+    @torch.no_grad()
+    def add(self, families: Iterable[str], gradients: Iterable[Tensor]) -> None:
+        """Take ``dL/dz`` of one batch into the running mean."""
+        self.looks += 1
+        weight = max(1 - DECAY, 1 / int(self.looks))
+        for family, gradient in zip(families, gradients, strict=True):
+            score = self.score(family)
+            score += weight * (gradient.abs().to(score) - score)
+
+    @torch.no_grad()
+    def deterministic(self, shift: float = 0.0) -> Masks:
+        masks = {}
+        for family in self.sizes:
+            kept = (self.importance(family) + shift > 0).float()
+            if family == "hidden" and not kept.any():
+                kept[self.importance(family).argmax()] = 1.0  # a model without a residual stream is none
+            masks[family] = kept
+        return Masks(**masks)
+
+    def expected_sparsity(self) -> Tensor:
+        return torch.tensor(self.cost.removed(self.masks()))
+
+    @torch.no_grad()
+    def penalty(self, target: float) -> tuple[Tensor, Tensor]:
+        """No term in the loss: the structure itself is moved to ``target``."""
+        if int(self.steps) % LOOK_EVERY == 0 and int(self.looks):
+            low, _ = bracket(self, target)
+            for family, mask in self.deterministic(low).items():
+                self.get_buffer(f"mask_{family}").copy_(mask)
+        return torch.zeros(()), self.expected_sparsity()
+
+    def schedule(self, share: float) -> float:
+        return 1 - (1 - share) ** 3
+
+
+def fisher_scores(
+    scores: ScoreGates, model: PrumuxPreTrainedModel, batches: Iterable[dict[str, Tensor]]
+) -> None:
+    """Score every unit by the mean square of ``dL/dz`` at ``z = 1``: the diagonal of the Fisher information.
+
+    ``L`` is the task's loss on each of ``batches`` (Kwon et al., arXiv 2204.09656, section 4.2).
+    """
+    training = model.training
+    model.eval()
+    for batch in batches:
+        leaves = {family: mask.requires_grad_() for family, mask in scores.masks().items()}
+        loss = model(**batch, masks=Masks(**leaves)).task_loss
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        scores.add(leaves.keys(), [gradient.square() for gradient in gradients])
+    model.train(training)
+
+
+def start_from(gates: L0Gates, scores: ScoreGates, target: float, strength: float = 1.0) -> None:
+    """Move L0 gates towards the structure that ``scores`` would keep at ``target``: a one-shot first guess.
+
+    A unit's log alpha becomes its log score's distance from the threshold, in standard deviations of its family, times
+    ``strength``; families that are not scored stay as they are.
+    """
+    _, threshold = bracket(scores, target)
+    with torch.no_grad():
+        for family in scores.sizes:
+            if family in gates.log_alpha:
+                distance = scores.importance(family) + threshold
+                gates.log_alpha[family].copy_(strength * distance / distance.std().clamp_min(TINY))
+    gates.clamp_()

@@ -1,0 +1,70 @@
+"""`Latency`: a structure's time from a table, and pruning to a speedup by it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from prumux import L0Gates, PrumuxConfig
+from prumux.errors import UserError
+from prumux.pruning.accounting import Structure
+from prumux.pruning.latency import Latency
+from prumux.pruning.snapping import snap
+
+CONFIG = PrumuxConfig(
+    vocab_size=20, hidden_size=32, num_hidden_layers=3, num_attention_heads=8, intermediate_size=96,
+    max_position_embeddings=16, num_instances=2,
+)  # fmt: skip
+WIDTHS, HEADS, INNER = [8, 16, 32], [1, 2, 4, 8], [3, 24, 96]
+
+
+def table(width_cost=1.0) -> Latency:
+    """Bilinear times with a constant part, as a real machine has: interpolation must give them back exactly."""
+    attention = [[5 + width_cost * w * h for h in HEADS] for w in WIDTHS]
+    ffn = [[3 + width_cost * w * f / 4 for f in INNER] for w in WIDTHS]
+    return Latency(CONFIG, WIDTHS, HEADS, INNER, attention, ffn)
+
+
+def test_between_the_measured_sizes():
+    cost = table()
+    assert float(cost.attention(12, 3)) == pytest.approx(5 + 36)
+    assert float(cost.ffn(32, 60)) == pytest.approx(3 + 32 * 15)
+    assert float(cost.attention(4, 1)) == pytest.approx(5 + 8)  # smaller than measured: the edge
+    structure = Structure(16, (2, 0, 8), (24, 96, 0), CONFIG.head_dim)
+    assert cost.total(structure) == pytest.approx((5 + 32) + (5 + 128) + (3 + 96) + (3 + 384))
+    assert cost.removed() == pytest.approx(0)
+
+
+def test_a_noisy_table_is_made_monotone():
+    cost = Latency(CONFIG, [8, 32], [1, 8], [3, 96], [[2.0, 5.0], [1.0, 9.0]], [[1.0, 1.0], [1.0, 0.5]])
+    assert float(cost.attention(32, 1)) == 2.0
+    assert float(cost.ffn(32, 96)) == 1.0
+
+
+@pytest.mark.parametrize("speedup", [2, 5, 20])
+def test_gates_are_driven_and_snapped_to_a_speedup(speedup):
+    torch.manual_seed(0)
+    cost = table()
+    gates = L0Gates(CONFIG, cost=cost)
+    with torch.no_grad():
+        for value in gates.log_alpha.values():
+            value.normal_()
+    penalty, expected = gates.penalty(0.9)
+    assert 0 < expected < 1
+    assert torch.autograd.grad(expected, gates.log_alpha["hidden"])[0].abs().sum().item() > 0
+    masks = snap(gates, 1 - 1 / speedup, 0.01)
+    assert cost.dense / cost.total(Structure.of(CONFIG, masks)) == pytest.approx(speedup, rel=0.25)
+    assert penalty == 0  # the multipliers start at 0
+
+
+def test_measured_once_and_read_again(tmp_path):
+    path = tmp_path / "latency.json"
+    arguments = {"length": 8, "device": torch.device("cpu"), "dtype": torch.float32}
+    first = Latency.measured(CONFIG, path, **arguments)
+    again = Latency.measured(CONFIG, path, **arguments)
+    assert first.dense == again.dense > 0
+    path.write_text(json.dumps({"widths": [1, 2]}))
+    with pytest.raises(UserError, match=r"holds no latency table .*delete it"):
+        Latency.measured(CONFIG, path, **arguments)
