@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import NoReturn
 
+from prumux.auto.cli import add_commands
 from prumux.errors import UserError, guard
 
 
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("reports", nargs="+", metavar="EVALUATION_JSON")
     report.add_argument("--plot", metavar="PNG", help="draw the accuracy/speedup frontier")
     report.set_defaults(run=_report)
+    add_commands(commands)
     convert = commands.add_parser(
         "convert",
         help="a checkpoint of DataMUX, MUX-PLM, CoFi or PruMUX's authors as a folder for from_pretrained",

@@ -1,0 +1,1 @@
+"""Auto-PruMUX: which (N, sparsity) gives the most throughput within an accuracy budget (paper section 4)."""

@@ -1,0 +1,219 @@
+"""`prumux auto fit|predict|next|table`: the commands of Auto-PruMUX."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # scipy is imported when a command needs it
+    from prumux.auto.points import Point
+    from prumux.auto.search import AutoPruMUX
+
+BUDGETS_SHOWN = (0.5, 1, 2, 3, 5, 10)
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``auto`` and its subcommands to the parser's ``commands``."""
+    auto = commands.add_parser(
+        "auto", help="Auto-PruMUX: which (N, sparsity) is fastest within an accuracy budget"
+    )
+    kinds = auto.add_subparsers(dest="auto", required=True, metavar="ACTION")
+
+    def sub(name: str, text: str, action: Any) -> argparse.ArgumentParser:
+        parser = kinds.add_parser(name, help=text, description=text)
+        parser.add_argument(
+            "results", nargs="+", metavar="RESULTS",
+            help="results stores (runs.jsonl) or CSV files with task,num_instances,sparsity,accuracy,throughput",
+        )  # fmt: skip
+        parser.add_argument("--task", help="needed where the results have several")
+        parser.add_argument(
+            "--throughput_task", help="whose throughputs stand for all tasks (default: each its own)"
+        )
+        parser.add_argument(
+            "--throughput_model", default="measured", metavar="KIND",
+            help="measured (exact at the measured points, default) or latency (from counts of operations)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--json", metavar="PATH", help="write the numbers; - prints them instead of the table"
+        )
+        parser.set_defaults(run=action)
+        return parser
+
+    def budget(parser: argparse.ArgumentParser, **options: Any) -> None:
+        parser.add_argument(
+            "--loss_budget",
+            type=float,
+            metavar="POINTS",
+            help="points of accuracy that may be lost",
+            **options,
+        )
+
+    sub("fit", "how far the models can be trusted: leave-one-out errors", _fit)
+    predict = sub("predict", "the candidates of highest throughput within the budget", _predict)
+    budget(predict, required=True)
+    predict.add_argument("--top", type=int, default=3, help="how many (default 3)")
+    predict.add_argument("--num_instances", type=int, nargs="+", metavar="N", help="candidates")
+    predict.add_argument("--sparsity", type=float, nargs="+", metavar="S", help="candidates")
+    predict.add_argument("--extrapolate", action="store_true", help="also outside the measured points")
+    following = sub("next", "which (N, sparsity) to train next for the largest expected gain", _next)
+    budget(following, required=True)
+    following.add_argument("--top", type=int, default=3, help="how many (default 3)")
+    following.add_argument(
+        "--replay",
+        action="store_true",
+        help="search the measured grid as if it were not: how many runs it takes",
+    )
+    table = sub("table", "the paper's table 1, 2 or 3 from these results", _table)
+    table.add_argument("--number", type=int, choices=[1, 2, 3], required=True)
+    budget(table, default=3.0)
+    table.add_argument("--top", type=int, default=3, help="predictions that count (default 3)")
+    table.add_argument(
+        "--train_sparsity", type=float, nargs="+", metavar="S",
+        help="fit to the PruMUX points of these sparsities (default: predict each by leaving it out)",
+    )  # fmt: skip
+
+
+def _build(arguments: argparse.Namespace, points: Sequence[Point], task: str) -> AutoPruMUX:
+    from prumux.auto.search import AutoPruMUX, choose_task
+
+    timed = arguments.throughput_task
+    return AutoPruMUX(
+        points,
+        task,
+        throughput_task=None if timed is None else choose_task(points, timed),
+        throughput_model=arguments.throughput_model,
+    )
+
+
+def _fitted(arguments: argparse.Namespace) -> tuple[list[Point], AutoPruMUX]:
+    from prumux.auto.points import read_points
+    from prumux.auto.search import choose_task
+
+    points = read_points(arguments.results)
+    return points, _build(arguments, points, choose_task(points, arguments.task))
+
+
+def _give(arguments: argparse.Namespace, table: str, values: dict[str, Any]) -> None:
+    """Print the table, or the numbers; write them where that was asked for."""
+    from prumux.reports.provenance import provenance, write_json
+
+    if arguments.json == "-":
+        json.dump(values, sys.stdout, indent=2)
+        print()
+        return
+    print(table)
+    if arguments.json:
+        print(f"written: {write_json(arguments.json, values | {'provenance': provenance()})}")
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from prumux.auto.points import read_points
+    from prumux.auto.search import choose_task
+    from prumux.auto.tables import markdown, shown
+
+    points = read_points(arguments.results)
+    tasks = (
+        sorted({p.task for p in points}) if arguments.task is None else [choose_task(points, arguments.task)]
+    )
+    rows: list[list[str]] = []
+    values: dict[str, Any] = {}
+    for task in tasks:
+        model = _build(arguments, points, task)
+        left, quality = model.left_out(), model.quality()
+        for r in left:
+            rows.append([
+                task, str(r.num_instances), shown(r.sparsity), f"{r.accuracy:.4f}", f"{r.predicted_accuracy:.4f}",
+                f"{r.throughput:.1f}", f"{r.predicted_throughput:.1f}",
+            ])  # fmt: skip
+        values[task] = quality | {
+            "accuracy_error": model.accuracy_error(), "left_out": [asdict(r) for r in left],
+        }  # fmt: skip
+    lines = [markdown(["task", "N", "s", "accuracy", "left out", "throughput", "left out"], rows), ""]
+    for task, value in values.items():
+        lines.append(
+            f"{task}: {value['points']} PruMUX points; accuracy within 1.5 points {value['M_A']:.1%}, throughput "
+            f"within 20 % {value['M_T']:.1%}; standard error of an accuracy {100 * value['accuracy_error']:.1f} points"
+        )
+    _give(arguments, "\n".join(lines), values)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from prumux.auto.tables import markdown, shown
+
+    _, model = _fitted(arguments)
+    predictions = model.predict(
+        arguments.loss_budget,
+        arguments.top,
+        num_instances=arguments.num_instances,
+        sparsity=arguments.sparsity,
+        extrapolate=arguments.extrapolate,
+    )
+    threshold = model.threshold(arguments.loss_budget)
+    rows = [
+        [str(i), p.method, str(p.num_instances), shown(p.sparsity),
+         f"{p.accuracy:.4f}" + (f" ± {p.accuracy_error:.4f}" if p.accuracy_error else ""), f"{p.throughput:.1f}x",
+         "measured" if p.measured else "predicted"]
+        for i, p in enumerate(predictions, start=1)
+    ]  # fmt: skip
+    table = markdown(["top", "method", "N", "s", "accuracy", "throughput", ""], rows)
+    text = (
+        f"{table}\n\n{model.task}: accuracy of at least {threshold:.4f}, {arguments.loss_budget:g} points below the "
+        f"dense model's {model.baseline.accuracy:.4f}; throughput relative to it"
+    )
+    _give(arguments, text, {
+        "task": model.task, "loss_budget": arguments.loss_budget, "threshold": threshold,
+        "predictions": [asdict(p) for p in predictions],
+    })  # fmt: skip
+
+
+def _next(arguments: argparse.Namespace) -> None:
+    from prumux.auto.search import replay
+    from prumux.auto.tables import markdown, shown
+
+    points, model = _fitted(arguments)
+    if arguments.replay:
+        budgets = sorted({arguments.loss_budget, *BUDGETS_SHOWN})
+        replays = [replay(points, model.task, budget) for budget in budgets]
+        rows = [
+            [f"{r['loss_budget']:g}", f"{r['runs']} of {r['grid']}", _key(r["best"]), _key(r["true_best"])]
+            for r in replays
+        ]
+        table = markdown(["budget (points)", "PruMUX runs", "best found", "true best"], rows)
+        _give(arguments, table, {"task": model.task, "replays": replays})
+        return
+    runs = model.next_runs(arguments.loss_budget, arguments.top)
+    rows = [
+        [str(r["num_instances"]), shown(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",
+         f"{r['throughput']:.1f}x", f"{r['probability']:.0%}", f"{r['expected_gain']:.2f}x"]
+        for r in runs
+    ]  # fmt: skip
+    best = model.best_measured(arguments.loss_budget)
+    table = markdown(["N", "s", "accuracy", "throughput", "meets the budget", "expected gain"], rows)
+    text = f"{table}\n\nbest measured within the budget: {_key(best.key)} with {best.throughput:.1f}x"
+    _give(arguments, text, {"task": model.task, "best_measured": asdict(best), "next": runs})
+
+
+def _key(key: Sequence[float]) -> str:
+    from prumux.auto.tables import shown
+
+    return f"({key[0]:g}, {shown(key[1])})"
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from prumux.auto.points import read_points
+    from prumux.auto.search import choose_task
+    from prumux.auto.tables import tables
+
+    points = read_points(arguments.results)
+    if arguments.task is not None:
+        wanted = {choose_task(points, arguments.task), arguments.throughput_task}
+        points = [point for point in points if point.task in wanted]
+    text, values = tables(
+        points, lambda task: _build(arguments, points, task), arguments.number,
+        loss_budget=arguments.loss_budget, top=arguments.top, train_sparsity=arguments.train_sparsity,
+    )  # fmt: skip
+    _give(arguments, text, values)

@@ -1,0 +1,371 @@
+"""`AutoPruMUX`: predicts the best (N, sparsity) for an accuracy budget, says how good it is, and what to train next."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import norm
+
+from prumux.auto.models import THROUGHPUT_MODELS, Key, OutOfRange, Surface
+from prumux.auto.points import Point, method_name, points_of, read_points
+from prumux.errors import UserError
+
+POINTS = 100  # budgets are in points, accuracies are fractions
+SLACK = 1e-9  # of a comparison with the threshold: rounding must not exclude a point that meets it
+ACCURACY_TOLERANCE = 0.015  # M_A: a prediction within 1.5 points is right (paper section 4.4)
+THROUGHPUT_TOLERANCE = 0.20  # M_T
+BUDGETS = tuple(0.5 * i for i in range(21))  # 0, 0.5, ... 10 points (paper table 3)
+LEAST_ERROR = 0.005  # standard error of a predicted accuracy, at least
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One candidate.
+
+    Attributes:
+        accuracy, throughput: measured where ``measured``, else predicted. accuracy_error: standard error of the
+            accuracy; of a prediction, the leave-one-out error. method: as in :func:`method_name`.
+    """
+
+    num_instances: int
+    sparsity: float
+    accuracy: float
+    throughput: float
+    accuracy_error: float
+    measured: bool
+    method: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A measured point and what the models say about it when they are fitted without it."""
+
+    num_instances: int
+    sparsity: float
+    accuracy: float
+    predicted_accuracy: float
+    throughput: float
+    predicted_throughput: float
+
+
+class AutoPruMUX:
+    """The models of one task (paper section 4): accuracy from its own points, throughput from one task's."""
+
+    def __init__(
+        self,
+        points: Iterable[Point],
+        task: str,
+        *,
+        throughput_task: str | None = None,
+        throughput_model: str = "measured",
+    ) -> None:
+        """Fit.
+
+        Args:
+            points: of one or more tasks, each with its dense row (1, 0).
+            throughput_task: whose throughputs stand for all tasks; default ``task`` itself.
+            throughput_model: ``measured`` (exact at the measured points) or ``latency`` (from counts of operations).
+
+        Raises:
+            UserError: no such task or model, too few points.
+        """
+        points = list(points)
+        if throughput_model not in THROUGHPUT_MODELS:
+            raise UserError(
+                f"unknown throughput model '{throughput_model}': choose one of {', '.join(THROUGHPUT_MODELS)}"
+            )
+        self.task, self.throughput_task = task, throughput_task or task
+        self._kind = THROUGHPUT_MODELS[throughput_model]
+        self.points = points_of(points, task)
+        self._timed = points_of(points, self.throughput_task)
+        self.accuracy_model = self._accuracies(self.points)
+        self.throughput_model = self._kind(self._timed)
+        self.baseline = self.points[1, 0.0]
+
+    @classmethod
+    def fit(
+        cls, results: str | Path | Sequence[str | Path], task: str | None = None, **options: Any
+    ) -> AutoPruMUX:
+        """From results files; ``task`` may be left out where they hold one only."""
+        points = read_points(results)
+        return cls(points, choose_task(points, task), **options)
+
+    @staticmethod
+    def _accuracies(points: dict[Key, Point]) -> Surface:
+        return Surface({key: point.accuracy for key, point in points.items()})
+
+    # ---- prediction
+
+    def accuracy(self, num_instances: int, sparsity: float, *, extrapolate: bool = False) -> float:
+        """Accuracy, a fraction."""
+        return self.accuracy_model(num_instances, sparsity, extrapolate=extrapolate)
+
+    def throughput(self, num_instances: int, sparsity: float, *, extrapolate: bool = False) -> float:
+        """Improvement over the dense model."""
+        return self.throughput_model(num_instances, sparsity, extrapolate=extrapolate)
+
+    def candidates(
+        self, num_instances: Sequence[int] | None = None, sparsity: Sequence[float] | None = None
+    ) -> list[Key]:
+        """All pairs of the given values; by default the measured values and the midpoints between them.
+
+        Raises:
+            UserError: an N below 1, a sparsity outside [0, 1).
+        """
+        ns = sorted(set(num_instances or _with_midpoints([n for n, _ in self.points], whole=True)))
+        ss = sorted(
+            {round(s, 6) for s in sparsity or _with_midpoints([s for _, s in self.points], whole=False)}
+        )
+        if ns[0] < 1 or not all(0 <= s < 1 for s in ss):
+            raise UserError(
+                f"candidates N = {ns}, sparsity = {ss}: expected whole numbers from 1 on and shares from 0 to below 1"
+            )
+        return [(n, s) for n in ns for s in ss]
+
+    def threshold(self, loss_budget: float) -> float:
+        """The least accuracy within a budget in points.
+
+        Raises:
+            UserError: a negative budget, or one that is no number.
+        """
+        if not 0 <= loss_budget <= POINTS:
+            raise UserError(f"the loss budget is {loss_budget:g}, expected points of accuracy from 0 to 100")
+        return self.baseline.accuracy - loss_budget / POINTS
+
+    def predict(
+        self,
+        loss_budget: float,
+        top: int = 3,
+        *,
+        num_instances: Sequence[int] | None = None,
+        sparsity: Sequence[float] | None = None,
+        extrapolate: bool = False,
+    ) -> list[Prediction]:
+        """The ``top`` candidates of highest throughput whose accuracy meets the threshold (paper eq. 1), best first.
+
+        Candidates given by the user must lie inside the measured points unless ``extrapolate``; of the default ones
+        those that don't are left out.
+
+        Raises:
+            UserError: no candidate meets the threshold, or one lies outside.
+        """
+        if top < 1:
+            raise UserError(f"--top is {top}: ask for at least 1")
+        threshold = self.threshold(loss_budget)
+        given = num_instances is not None or sparsity is not None
+        everything = []
+        for key in self.candidates(num_instances, sparsity):
+            try:
+                everything.append(self._prediction(key, extrapolate))
+            except OutOfRange:
+                if given:
+                    raise
+        within = [candidate for candidate in everything if candidate.accuracy >= threshold - SLACK]
+        if not within:
+            best = max((candidate.accuracy for candidate in everything), default=math.nan)
+            raise UserError(
+                f"no candidate reaches accuracy {threshold:.4f} (the best: {best:.4f}): raise --loss_budget or add "
+                "candidates such as N=1"
+            )
+        return sorted(within, key=lambda p: (-p.throughput, -p.accuracy, p.num_instances, p.sparsity))[:top]
+
+    def _prediction(self, key: Key, extrapolate: bool) -> Prediction:
+        point = self.points.get(key)
+        throughput = (
+            point.throughput
+            if point is not None and self.throughput_task == self.task
+            else self.throughput(*key, extrapolate=extrapolate)
+        )
+        if point is None:
+            accuracy, error = self.accuracy(*key, extrapolate=extrapolate), self.accuracy_error()
+        else:
+            accuracy, error = point.accuracy, point.accuracy_std
+        return Prediction(*key, accuracy, throughput, error, point is not None, method_name(*key))
+
+    # ---- how good it is
+
+    def left_out(self) -> list[LeftOut]:
+        """Each PruMUX point (N > 1, s > 0), predicted by models that are fitted to all other points.
+
+        A point at the edge of the grid is extrapolated to. Where throughput is another task's, its model stays.
+
+        Raises:
+            UserError: too few points to leave one out.
+        """
+        results = []
+        for key, point in self.points.items():
+            if point.method != "PruMUX":
+                continue
+            rest = {other: value for other, value in self.points.items() if other != key}
+            throughput = self._kind(rest) if self.throughput_task == self.task else self.throughput_model
+            results.append(
+                LeftOut(
+                    *key,
+                    point.accuracy,
+                    self._accuracies(rest)(*key, extrapolate=True),
+                    point.throughput,
+                    throughput(*key, extrapolate=True),
+                )
+            )
+        return results
+
+    def accuracy_error(self) -> float:
+        """Root mean square of the leave-one-out errors of the accuracy."""
+        try:
+            errors = [r.predicted_accuracy - r.accuracy for r in self.left_out()]
+        except UserError:
+            errors = []
+        rms = math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else ACCURACY_TOLERANCE
+        return max(rms, LEAST_ERROR)
+
+    def quality(self) -> dict[str, float]:
+        """``M_A`` and ``M_T`` (paper table 1): shares of leave-one-out predictions within 1.5 points and within 20 %.
+
+        Raises:
+            UserError: no PruMUX point.
+        """
+        left = self.left_out()
+        if not left:
+            raise UserError(f"{self.task} has no PruMUX point (N > 1 and sparsity > 0) to leave out")
+        right_a = [abs(r.predicted_accuracy - r.accuracy) <= ACCURACY_TOLERANCE + SLACK for r in left]
+        right_t = [
+            abs(r.predicted_throughput - r.throughput) <= (THROUGHPUT_TOLERANCE + SLACK) * r.throughput
+            for r in left
+        ]
+        return {"points": len(left), "M_A": sum(right_a) / len(left), "M_T": sum(right_t) / len(left)}
+
+    def held_out(self, train_sparsity: Sequence[float] | None) -> list[Prediction]:
+        """The measured points as the models see them that were not fitted to the PruMUX points among them.
+
+        ``train_sparsity``: PruMUX points at these sparsities are fitted to and keep their accuracy (the paper's
+        protocol); ``None`` predicts each of them by leaving it out.
+        """
+        if train_sparsity is None:
+            accuracies = {(r.num_instances, r.sparsity): r.predicted_accuracy for r in self.left_out()}
+        else:
+            kept = {
+                key: point
+                for key, point in self.points.items()
+                if point.method != "PruMUX" or any(math.isclose(point.sparsity, s) for s in train_sparsity)
+            }
+            model = self._accuracies(kept)
+            accuracies = {key: model(*key, extrapolate=True) for key in self.points if key not in kept}
+        return [
+            Prediction(
+                *key,
+                accuracies.get(key, point.accuracy),
+                self.throughput(*key),
+                0.0,
+                key not in accuracies,
+                point.method,
+            )
+            for key, point in self.points.items()
+        ]
+
+    def best_measured(self, loss_budget: float) -> Point:
+        """The measured point of highest throughput within the budget; the dense model always is."""
+        threshold = self.threshold(loss_budget)
+        within = [point for point in self.points.values() if point.accuracy >= threshold - SLACK]
+        return max(within, key=lambda point: (point.throughput, point.accuracy))
+
+    def hit_rate(
+        self, top: int = 3, budgets: Sequence[float] = BUDGETS, train_sparsity: Sequence[float] | None = None
+    ) -> float:
+        """Share of the budgets whose best measured point is among the ``top`` predictions (paper table 3)."""
+        predicted = self.held_out(train_sparsity)
+        hits = 0
+        for budget in budgets:
+            threshold = self.threshold(budget)
+            within = [p for p in predicted if p.accuracy >= threshold - SLACK]
+            ranked = sorted(within, key=lambda p: (-p.throughput, -p.accuracy))[:top]
+            hits += self.best_measured(budget).key in {(p.num_instances, p.sparsity) for p in ranked}
+        return hits / len(budgets)
+
+    # ---- what to train next
+
+    def next_runs(
+        self, loss_budget: float, top: int = 3, candidates: Sequence[Key] | None = None
+    ) -> list[dict[str, Any]]:
+        """Unmeasured candidates by the throughput that training them is expected to gain, best first.
+
+        The gain is the predicted throughput above the best measured within the budget, times the probability that the
+        accuracy meets the threshold: normal around the prediction, with the leave-one-out error.
+        """
+        threshold, best = self.threshold(loss_budget), self.best_measured(loss_budget).throughput
+        error = self.accuracy_error()
+        found = []
+        for key in candidates if candidates is not None else self.candidates():
+            if key in self.points:
+                continue
+            try:
+                prediction = self._prediction(key, extrapolate=candidates is not None)
+            except OutOfRange:
+                continue
+            chance = float(norm.cdf((prediction.accuracy - threshold) / error))
+            gain = chance * max(0.0, prediction.throughput - best)
+            found.append(asdict(prediction) | {"probability": chance, "expected_gain": gain})
+        found.sort(key=lambda row: (-row["expected_gain"], -row["probability"]))
+        return found[:top]
+
+
+def choose_task(points: Sequence[Point], task: str | None) -> str:
+    """``task``, or the only one there is.
+
+    Raises:
+        UserError: several, and none was named.
+    """
+    tasks = sorted({point.task for point in points})
+    if task is not None:
+        by_lower = {name.lower(): name for name in tasks}
+        return by_lower.get(task.lower(), task)
+    if len(tasks) != 1:
+        raise UserError(f"results of several tasks ({', '.join(tasks)}): choose one with --task")
+    return tasks[0]
+
+
+def replay(
+    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = 0.01
+) -> dict[str, Any]:
+    """Search a fully measured grid as if it were not: how many PruMUX runs until the suggestions end.
+
+    It starts with all dense, CoFi and DataMUX points and, per N, the least and greatest sparsity, and goes on while the
+    expected gain is at least ``stop_below`` of the best throughput so far.
+
+    Returns:
+        ``runs`` and ``grid`` (PruMUX runs done, and in the grid), ``best`` (found), ``true_best`` and ``found``.
+    """
+    everything = points_of(points, task)
+    pruned = {key for key, point in everything.items() if point.method == "PruMUX"}
+    done = set(everything) - pruned
+    for n in {n for n, _ in pruned}:
+        sparsities = [s for m, s in pruned if m == n]
+        done |= {(n, min(sparsities)), (n, max(sparsities))}
+    while True:
+        auto = AutoPruMUX([everything[key] for key in done], task)
+        left = sorted(set(everything) - done)
+        suggestions = auto.next_runs(loss_budget, 1, left)
+        best = auto.best_measured(loss_budget)
+        if not suggestions or suggestions[0]["expected_gain"] < stop_below * best.throughput:
+            break
+        done.add((suggestions[0]["num_instances"], suggestions[0]["sparsity"]))
+    true_best = AutoPruMUX(everything.values(), task).best_measured(loss_budget)
+    return {
+        "loss_budget": loss_budget,
+        "runs": len(done & pruned),
+        "grid": len(pruned),
+        "best": best.key,
+        "true_best": true_best.key,
+        "found": best.key == true_best.key,
+    }
+
+
+def _with_midpoints(values: Iterable[float], *, whole: bool) -> list[Any]:
+    """The distinct values and the midpoints of neighbours, of whole numbers rounded down."""
+    values = sorted(set(values))
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(values)]
+    return sorted({*values, *(math.floor(m) if whole else round(m, 6) for m in middles)})

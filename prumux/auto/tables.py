@@ -1,0 +1,100 @@
+"""The paper's tables 1 to 3 from a results file, in its layout, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from prumux.auto.points import Point
+from prumux.auto.search import AutoPruMUX
+
+Build = Callable[[str], AutoPruMUX]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown, all columns to the left."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    body = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [body[0], rule, *body[1:]])
+
+
+def table_1(quality: Mapping[str, Mapping[str, float]]) -> str:
+    """``M_A`` and ``M_T`` by task, as ``AutoPruMUX.quality`` gives them; two tasks in a row."""
+    cells = [[task, f"{q['M_A']:.1%}", f"{q['M_T']:.1%}"] for task, q in quality.items()]
+    return markdown(["Task", "M_A", "M_T"] * 2, _two_in_a_row(cells))
+
+
+def table_2(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Top predictions beside the actual best.
+
+    Each row has ``task``, ``predictions`` (a list of (N, s, throughput)) and ``best`` (one such, or ``None``).
+    """
+    lines = []
+    for row in rows:
+        best = "" if row["best"] is None else _pair(row["best"])
+        for place, prediction in enumerate(row["predictions"], start=1):
+            first = place == 1
+            lines.append(
+                [row["task"] if first else "", f"Top {place}: {_pair(prediction)}", best if first else ""]
+            )
+    return markdown(["Task", "Auto-PruMUX (N, s), Throu. (x)", "Actual Best (N, s), Throu. (x)"], lines)
+
+
+def table_3(rates: Mapping[str, float]) -> str:
+    """Hit rates by task; two tasks in a row."""
+    return markdown(
+        ["Task", "Accuracy"] * 2, _two_in_a_row([[t, f"{rate:.1%}"] for t, rate in rates.items()])
+    )
+
+
+def shown(sparsity: float) -> str:
+    """Two decimals, or as many as it has."""
+    return f"{sparsity:.2f}" if abs(sparsity - round(sparsity, 2)) < 1e-9 else f"{sparsity:g}"
+
+
+def _pair(prediction: Sequence[float]) -> str:
+    n, s, throughput = prediction
+    return f"({n:g}, {shown(s)}), {throughput:.1f}"
+
+
+def _two_in_a_row(cells: list[list[str]]) -> list[list[str]]:
+    half = (len(cells) + 1) // 2  # the left half holds the first tasks, as in the paper
+    empty = [""] * (len(cells[0]) if cells else 0)
+    right = cells[half:] + [empty] * (2 * half - len(cells))
+    return [left + other for left, other in zip(cells[:half], right, strict=True)]
+
+
+def tables(
+    points: Sequence[Point],
+    build: Build,
+    number: int,
+    *,
+    loss_budget: float,
+    top: int,
+    train_sparsity: Sequence[float] | None,
+) -> tuple[str, dict[str, Any]]:
+    """Table ``number`` of all tasks in ``points`` as Markdown, and its values; ``build`` fits the models of a task."""
+    models = {task: build(task) for task in sorted({point.task for point in points})}
+    if number == 1:
+        quality = {task: model.quality() for task, model in models.items()}
+        return table_1(quality), quality
+    if number == 2:
+        rows = []
+        for task, model in models.items():
+            threshold = model.threshold(loss_budget)
+            within = [p for p in model.held_out(train_sparsity) if p.accuracy >= threshold]
+            ranked = sorted(within, key=lambda p: (-p.throughput, -p.accuracy))[:top]
+            best = model.best_measured(loss_budget)
+            rows.append(
+                {
+                    "task": task,
+                    "threshold": threshold,
+                    "predictions": [(p.num_instances, p.sparsity, p.throughput) for p in ranked],
+                    "best": (*best.key, best.throughput),
+                }
+            )
+        return table_2(rows), {"rows": rows}
+    rates = {task: model.hit_rate(top, train_sparsity=train_sparsity) for task, model in models.items()}
+    return table_3(rates), rates

@@ -1,0 +1,99 @@
+"""Results files: what is read from them, and the line that says what is wrong with one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prumux.auto.points import method_name, points_of, read_points
+from prumux.errors import UserError
+from prumux.reports.store import append
+
+HEADER = "task,num_instances,sparsity,accuracy,throughput\n"
+DENSE = "A,1,0,0.9,1\n"
+
+
+def written(tmp_path, text, name="results.csv"):
+    file = tmp_path / name
+    file.write_text(text)
+    return file
+
+
+def test_a_csv_file(tmp_path):
+    file = written(tmp_path, HEADER + "A,2,0.6,0.85,4.5\n" + DENSE + "B,1,0,0.8,1\n")
+    points = read_points(file)
+    assert [(p.task, *p.key, p.accuracy, p.throughput) for p in points] == [
+        ("A", 1, 0.0, 0.9, 1.0), ("A", 2, 0.6, 0.85, 4.5), ("B", 1, 0.0, 0.8, 1.0),
+    ]  # fmt: skip
+    assert set(points_of(points, "A")) == {(1, 0.0), (2, 0.6)}
+    with pytest.raises(UserError, match="no results of task C: there are results of A, B"):
+        points_of(points, "C")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task,num_instances,accuracy,throughput\nA,1,0.9,1\n", "has no column sparsity: expected task"),
+        (HEADER, "has no rows"),
+        (HEADER + DENSE + "A,2,0.6,,4\n", "line 3: accuracy is nan, expected a number"),
+        (HEADER + DENSE + "A,2,0.6,good,4\n", "line 3: accuracy is 'good', expected a number"),
+        (
+            HEADER + DENSE + "A,2,0.6,0.8,4\nA,2,0.6,0.7,4\n",
+            "two rows of A N=2 sparsity=0.6 that disagree .*keep one",
+        ),
+        (HEADER + DENSE + "A,2,0.6,0.8,4\nA,2,0.6,0.8,5\n", "that disagree .*throughput 4 and 5"),
+        (
+            HEADER + DENSE + "A,2,0.6,85,4\n",
+            "is 85, a percentage while others are fractions: give all .*fractions",
+        ),
+        (HEADER + "A,1,0,90,1\nA,2,0.6,85,4\n", "is 90, a percentage: give all accuracies as fractions"),
+        (HEADER + "A,2,0.6,0.8,4\n", "A has no row of the dense model"),
+        (HEADER + DENSE + "A,2,60,0.8,4\n", "line 3: sparsity is 60, expected a share .*0.6, not 60"),
+        (HEADER + DENSE + "A,2.5,0.6,0.8,4\n", "line 3: num_instances is 2.5, expected a whole number"),
+        (HEADER + DENSE + "A,2,0.6,0.8,-1\n", "line 3: throughput is -1"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_file(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_points(written(tmp_path, text))
+
+
+def test_equal_duplicates_are_one_row(tmp_path):
+    assert len(read_points(written(tmp_path, HEADER + DENSE + DENSE))) == 1
+
+
+def line(accuracy, speedup, checkpoint, n=2, s=0.6):
+    return {"task": "A", "num_instances": n, "sparsity": s, "accuracy": accuracy, "speedup": speedup,
+            "checkpoint": checkpoint}  # fmt: skip
+
+
+def test_a_store_holds_seeds_and_repeated_evaluations(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, "d", 1, 0), 0, file)
+    append("evaluation", line(0.5, 9.0, "x"), 0, file)
+    append("evaluation", line(0.80, 4.0, "x"), 0, file)  # the same weights again
+    append("evaluation", line(0.84, 5.0, "y"), 1, file)  # another seed
+    append("pruning", {"task": "A"}, 0, file)
+    dense, pruned = read_points([file])
+    assert dense.key == (1, 0.0)
+    assert (pruned.accuracy, pruned.throughput) == (pytest.approx(0.82), 4.5)
+    assert pruned.accuracy_std == pytest.approx(0.0283, abs=1e-3)
+
+
+def test_a_store_without_evaluations(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("pruning", {"task": "A"}, 0, file)
+    with pytest.raises(UserError, match=r"no evaluation with accuracy and speedup: run evaluation\.py"):
+        read_points(file)
+    with pytest.raises(UserError, match="can't read"):
+        read_points(tmp_path / "missing.jsonl")
+    (tmp_path / "other.jsonl").write_text(json.dumps({"a": 1}))
+    with pytest.raises(UserError, match="holds no results"):
+        read_points(tmp_path / "other.jsonl")
+
+
+def test_the_papers_names():
+    assert [method_name(*key) for key in ((1, 0), (1, 0.6), (2, 0), (2, 0.6))] == [
+        "dense", "CoFi", "DataMUX", "PruMUX",
+    ]  # fmt: skip
