@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from prumux.evaluation.report import Settings, evaluate_checkpoint, report_path
+    from prumux.evaluation.report import Settings, evaluate_checkpoint, report_path, store_report
     from prumux.reports.provenance import provenance, write_json
     from prumux.reports.tables import format_report
 
@@ -98,6 +98,7 @@ def main(args: argparse.Namespace) -> None:
     report["provenance"] = provenance(settings.seed)
     print(format_report(report))
     print(f"written: {write_json(target or report_path(report), report)}")
+    store_report(report, settings.seed, options["sparsity"])
 
 
 if __name__ == "__main__":

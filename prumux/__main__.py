@@ -105,7 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         arguments = build_parser().parse_args(argv)
         logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
         logging.getLogger("prumux").setLevel(logging.INFO)
-        arguments.run(arguments)
+        text = arguments.run(arguments)
+        if text is not None:
+            print(text)
 
     guard(run)
 

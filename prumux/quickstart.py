@@ -95,7 +95,7 @@ def quickstart(
     from prumux.data.loading import load_task
     from prumux.data.tasks import get_task
     from prumux.evaluation.load import load_model
-    from prumux.evaluation.report import Settings, evaluate_candidates
+    from prumux.evaluation.report import Settings, evaluate_candidates, store_report
     from prumux.reports.figures import plot_frontier
     from prumux.reports.provenance import provenance, write_json
     from prumux.training.phases import run
@@ -129,5 +129,6 @@ def quickstart(
         "provenance": provenance(seed)
     }
     write_json(output / "results.json", report)
+    store_report(report, seed)
     plot_frontier(report["rows"], output / "frontier.png", metric=report["main_metric"])
     return report

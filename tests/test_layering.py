@@ -17,6 +17,7 @@ FORBIDDEN = {
     "models": {"data", "pruning", "inference", "training", "evaluation", "reports"},
     "pruning": {"inference", "training", "evaluation", "reports"},
     "inference": {"data", "training", "evaluation", "reports"},
+    "auto": {"data", "models", "pruning", "inference", "training", "evaluation"},
 }
 ALLOWED = {("models", "prumux.pruning.masks")}  # the type in which masks travel
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -97,20 +96,18 @@ def _fitted(arguments: argparse.Namespace) -> tuple[list[Point], AutoPruMUX]:
     return points, _build(arguments, points, choose_task(points, arguments.task))
 
 
-def _give(arguments: argparse.Namespace, table: str, values: dict[str, Any]) -> None:
-    """Print the table, or the numbers; write them where that was asked for."""
+def _give(arguments: argparse.Namespace, table: str, values: dict[str, Any]) -> str:
+    """What to print: the table or the numbers; they are written where that was asked for."""
     from prumux.reports.provenance import provenance, write_json
 
     if arguments.json == "-":
-        json.dump(values, sys.stdout, indent=2)
-        print()
-        return
-    print(table)
+        return json.dumps(values, indent=2)
     if arguments.json:
-        print(f"written: {write_json(arguments.json, values | {'provenance': provenance()})}")
+        table += f"\nwritten: {write_json(arguments.json, values | {'provenance': provenance()})}"
+    return table
 
 
-def _fit(arguments: argparse.Namespace) -> None:
+def _fit(arguments: argparse.Namespace) -> str:
     from prumux.auto.points import read_points
     from prumux.auto.search import choose_task
     from prumux.auto.tables import markdown, shown
@@ -138,10 +135,10 @@ def _fit(arguments: argparse.Namespace) -> None:
             f"{task}: {value['points']} PruMUX points; accuracy within 1.5 points {value['M_A']:.1%}, throughput "
             f"within 20 % {value['M_T']:.1%}; standard error of an accuracy {100 * value['accuracy_error']:.1f} points"
         )
-    _give(arguments, "\n".join(lines), values)
+    return _give(arguments, "\n".join(lines), values)
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(arguments: argparse.Namespace) -> str:
     from prumux.auto.tables import markdown, shown
 
     _, model = _fitted(arguments)
@@ -164,13 +161,13 @@ def _predict(arguments: argparse.Namespace) -> None:
         f"{table}\n\n{model.task}: accuracy of at least {threshold:.4f}, {arguments.loss_budget:g} points below the "
         f"dense model's {model.baseline.accuracy:.4f}; throughput relative to it"
     )
-    _give(arguments, text, {
+    return _give(arguments, text, {
         "task": model.task, "loss_budget": arguments.loss_budget, "threshold": threshold,
         "predictions": [asdict(p) for p in predictions],
     })  # fmt: skip
 
 
-def _next(arguments: argparse.Namespace) -> None:
+def _next(arguments: argparse.Namespace) -> str:
     from prumux.auto.search import replay
     from prumux.auto.tables import markdown, shown
 
@@ -183,8 +180,7 @@ def _next(arguments: argparse.Namespace) -> None:
             for r in replays
         ]
         table = markdown(["budget (points)", "PruMUX runs", "best found", "true best"], rows)
-        _give(arguments, table, {"task": model.task, "replays": replays})
-        return
+        return _give(arguments, table, {"task": model.task, "replays": replays})
     runs = model.next_runs(arguments.loss_budget, arguments.top)
     rows = [
         [str(r["num_instances"]), shown(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",
@@ -194,7 +190,7 @@ def _next(arguments: argparse.Namespace) -> None:
     best = model.best_measured(arguments.loss_budget)
     table = markdown(["N", "s", "accuracy", "throughput", "meets the budget", "expected gain"], rows)
     text = f"{table}\n\nbest measured within the budget: {_key(best.key)} with {best.throughput:.1f}x"
-    _give(arguments, text, {"task": model.task, "best_measured": asdict(best), "next": runs})
+    return _give(arguments, text, {"task": model.task, "best_measured": asdict(best), "next": runs})
 
 
 def _key(key: Sequence[float]) -> str:
@@ -203,7 +199,7 @@ def _key(key: Sequence[float]) -> str:
     return f"({key[0]:g}, {shown(key[1])})"
 
 
-def _table(arguments: argparse.Namespace) -> None:
+def _table(arguments: argparse.Namespace) -> str:
     from prumux.auto.points import read_points
     from prumux.auto.search import choose_task
     from prumux.auto.tables import tables
@@ -216,4 +212,4 @@ def _table(arguments: argparse.Namespace) -> None:
         points, lambda task: _build(arguments, points, task), arguments.number,
         loss_budget=arguments.loss_budget, top=arguments.top, train_sparsity=arguments.train_sparsity,
     )  # fmt: skip
-    _give(arguments, text, values)
+    return _give(arguments, text, values)

@@ -17,6 +17,7 @@ from prumux.evaluation.throughput import check_length, instances, measure_throug
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
 from prumux.models.heads import PrumuxClassifier
+from prumux.reports.store import append, checkpoint_hash
 
 if TYPE_CHECKING:
     from prumux.data.loading import TaskData
@@ -209,6 +210,42 @@ def _find(task: str, sparsity: float, num_instances: int, output_dir: str | Path
         if published is None:
             raise
         return published
+
+
+def store_report(report: dict[str, Any], seed: int, asked: float | None = None) -> None:
+    """Add every model of a report to the results store, one line each.
+
+    ``asked``: the target sparsity of the evaluated model, the last row; without it, its run.json's or its own.
+    """
+    settings = report["settings"]
+    reference = next(row for row in report["rows"] if row["model"] == report["baseline"])
+    for row in report["rows"]:
+        path = row["path"]
+        target = asked if row is report["rows"][-1] else None
+        if target is None and path is not None:
+            target = read_run(path).get("target_sparsity")
+        fields = {
+            "task": report["task"],
+            "num_instances": row["num_instances"],
+            "sparsity": round(row["sparsity"], 2) if target is None else target,
+            "true_sparsity": row["sparsity"],
+            "parameters": row["parameters"],
+            "accuracy": row["score"],
+            "accuracy_std": row["score_std"],
+            "metric": report["main_metric"],
+            "groupings": settings["num_groupings"],
+            "ensemble": row["ensemble"],
+            "examples_per_second": row["examples_per_second"],
+            "baseline_examples_per_second": reference["examples_per_second"],
+            "speedup": row["speedup"],
+            "dtype": settings["dtype"],
+            "device": settings["device"],
+            "engine": settings["engine"],
+            "length": settings["max_seq_length"],
+            "checkpoint": None if path is None else checkpoint_hash(path),
+            "path": path,
+        }
+        append("evaluation", fields, seed)
 
 
 def report_path(report: dict[str, Any]) -> Path:

@@ -18,7 +18,6 @@ from prumux.models.configuration import PrumuxConfig
 from prumux.models.encoder import Attention, Intermediate, ResidualOutput
 from prumux.pruning.accounting import Cost, Number
 from prumux.pruning.masks import LayerMasks
-from prumux.reports.provenance import write_json
 
 WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the hidden size at which blocks are timed
 INNER = (0.03, 0.125, 0.25, 0.5, 1.0)  # shares of the FFN's dimensions
@@ -63,16 +62,12 @@ class Latency(Cost):
         return _between(self._axes[0], self._axes[2], self._tables[1], hidden, intermediate)
 
     @classmethod
-    def measured(
-        cls, config: PrumuxConfig, path: Path, *, length: int, device: torch.device, dtype: torch.dtype
-    ) -> Latency:
-        """The table in the file ``path``; measured and written there when there is none yet.
+    def read(cls, config: PrumuxConfig, path: Path) -> Latency:
+        """The table that :func:`measure` gave, from a JSON file.
 
         Raises:
             UserError: a file that holds no such table.
         """
-        if not path.exists():
-            write_json(path, measure(config, length=length, device=device, dtype=dtype))
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: fields[name] for name in ("widths", "heads", "inner", "attention", "ffn")}

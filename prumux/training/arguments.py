@@ -78,6 +78,12 @@ class ModelArguments:
     num_hidden_layers: int | None = field(
         default=None, metadata={"help": "Start from the first layers of an unpruned model only."}
     )
+    hidden_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout of embeddings, blocks and demultiplexer."}
+    )
+    attention_probs_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout of the attention's weights."}
+    )
     separate_instances: bool = field(
         default=False,
         metadata={
@@ -188,6 +194,12 @@ class PruningArguments:
         metadata={
             "help": "Learn every token's last state instead of layers. Default: from an unmultiplexed teacher of a "
             "multiplexed student."
+        },
+    )
+    keep_teacher_gb: float = field(
+        default=4.0,
+        metadata={
+            "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none)."
         },
     )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
@@ -379,11 +391,14 @@ def _check(values: Any) -> None:
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
     alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
-    for flag in ("learning_rate", "reg_learning_rate", *alphas):
+    for flag in ("keep_teacher_gb", "learning_rate", "reg_learning_rate", *alphas):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
+    for flag in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        dropout = getattr(values, flag)
+        require(dropout is None or 0 <= dropout < 1, flag, "a share from 0 to below 1")
     share = values.retrieval_percentage
     require(share is None or 0 < share <= 1, "retrieval_percentage", "a share above 0 up to 1")
     solved = values.stop_at_retrieval_accuracy

@@ -32,10 +32,11 @@ from prumux.pruning.accounting import Cost, model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.gates import Gates
 from prumux.pruning.l0 import L0Gates
-from prumux.pruning.latency import Latency
+from prumux.pruning.latency import Latency, measure
 from prumux.pruning.scores import ScoreGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
+from prumux.reports.store import append, checkpoint_hash
 from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
 from prumux.training.folder import (
     BEST,
@@ -105,6 +106,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     record = _record(trainer, arguments, time.monotonic() - start, wanted)
     if training.do_train and training.should_save:
         write_json(output / RUN_FILE, record)
+        _store(record, trainer.best_dir)
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return record
@@ -285,13 +287,12 @@ def _cost(arguments: Arguments, model: HeadModel) -> Cost:
     training = arguments.training
     if arguments.pruning.target_speedup is None:
         return Cost(model.config)
-    return Latency.measured(
-        model.config,
-        Path(str(training.output_dir)) / LATENCY_FILE,
-        length=_max_length(arguments, model),
-        device=training.device,
-        dtype=torch.bfloat16 if training.bf16 else torch.float32,
-    )
+    path = Path(str(training.output_dir)) / LATENCY_FILE
+    if not path.exists():  # a resumed run goes on with the same times
+        dtype = torch.bfloat16 if training.bf16 else torch.float32
+        length = _max_length(arguments, model)
+        write_json(path, measure(model.config, length=length, device=training.device, dtype=dtype))
+    return Latency.read(model.config, path)
 
 
 def _gates(arguments: Arguments, model: HeadModel, data: TaskData, collator: GroupingCollator) -> Gates:
@@ -423,6 +424,26 @@ def _record(
         "history": trainer.state.log_history,
         **provenance(arguments.training.seed),
     }
+
+
+def _store(record: dict[str, Any], checkpoint: Path) -> None:
+    """Add the run to the results store."""
+    metrics = record["metrics"]
+    fields = {
+        "task": record["task"],
+        "num_instances": record["num_instances"],
+        "sparsity": record["target_sparsity"],
+        "true_sparsity": record["sparsity"],
+        "parameters": record["parameters"],
+        "accuracy": metrics.get(record["main_metric"]),
+        "accuracy_std": metrics.get(f"{record['main_metric']}_std"),
+        "metric": record["main_metric"],
+        "steps": record["steps"],
+        "seconds": record["seconds"],
+        "checkpoint": checkpoint_hash(checkpoint),
+        "path": str(checkpoint),
+    }
+    append(record["setting"], fields, record["seed"])
 
 
 def _set_up_logging(arguments: Arguments) -> None:

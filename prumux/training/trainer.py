@@ -35,6 +35,7 @@ from prumux.pruning.masks import Masks
 from prumux.pruning.snapping import evaluation_masks
 from prumux.training.arguments import Arguments
 from prumux.training.folder import BEST
+from prumux.training.teaching import Teaching
 
 logger = logging.getLogger(__name__)
 FAR = 0.05  # sparsity between the learned structure and the one that is kept, from which on it is worth a warning
@@ -288,7 +289,9 @@ class DistillationTrainer(PrumuxTrainer):
 
     def __init__(self, model: Distilled, teacher: PrumuxPreTrainedModel, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
-        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
+        self.teaching = Teaching(teacher, keep * 2**30)
 
     @property
     def distilled(self) -> Distilled:
@@ -350,8 +353,7 @@ class DistillationTrainer(PrumuxTrainer):
         if self.distilled.gates is not None:
             self.distilled.gates.clamp_()
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        with torch.no_grad():
-            teacher = self.teacher(**features, output_hidden_states=True)
+        teacher = self.teaching(features)
         pruning = self.settings.pruning
         terms = model(
             inputs,

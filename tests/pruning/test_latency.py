@@ -10,7 +10,7 @@ import torch
 from prumux import L0Gates, PrumuxConfig
 from prumux.errors import UserError
 from prumux.pruning.accounting import Structure
-from prumux.pruning.latency import Latency
+from prumux.pruning.latency import Latency, measure
 from prumux.pruning.snapping import snap
 
 CONFIG = PrumuxConfig(
@@ -59,12 +59,10 @@ def test_gates_are_driven_and_snapped_to_a_speedup(speedup):
     assert penalty == 0  # the multipliers start at 0
 
 
-def test_measured_once_and_read_again(tmp_path):
+def test_measured_and_read(tmp_path):
     path = tmp_path / "latency.json"
-    arguments = {"length": 8, "device": torch.device("cpu"), "dtype": torch.float32}
-    first = Latency.measured(CONFIG, path, **arguments)
-    again = Latency.measured(CONFIG, path, **arguments)
-    assert first.dense == again.dense > 0
+    path.write_text(json.dumps(measure(CONFIG, length=8, device=torch.device("cpu"), dtype=torch.float32)))
+    assert Latency.read(CONFIG, path).dense > 0
     path.write_text(json.dumps({"widths": [1, 2]}))
     with pytest.raises(UserError, match=r"holds no latency table .*delete it"):
-        Latency.measured(CONFIG, path, **arguments)
+        Latency.read(CONFIG, path)

@@ -1,0 +1,48 @@
+"""`Teaching`: what is remembered of a teacher is what it would say again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prumux import PrumuxForSequenceClassification, PrumuxForTokenClassification
+from prumux.training.teaching import Teaching
+
+
+@pytest.mark.parametrize("kind", [PrumuxForSequenceClassification, PrumuxForTokenClassification])
+@pytest.mark.parametrize("room", [1e6, 1000])  # bytes: for all rows, for some
+def test_remembered_rows_are_the_teachers(tiny, rows, kind, room):
+    teacher = kind(tiny(num_labels=3)).eval()
+    ids, mask = rows(6)
+    mask[5] = 0  # a filled row
+    features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    teaching = Teaching(teacher, room)
+    real = mask.bool()
+    for order in (torch.arange(6), torch.tensor([3, 0, 5, 1, 4, 2])):
+        batch = {name: value[order] for name, value in features.items()}
+        said = teaching(batch)
+        expected = teacher(**batch, output_hidden_states=True)
+        tokens = real[order]
+        states = said.hidden_states[-1][tokens]
+        assert torch.allclose(states, expected.hidden_states[-1][tokens], atol=0.03)  # kept in half precision
+        counted = tokens if kind is PrumuxForTokenClassification else tokens.any(1)
+        assert torch.allclose(said.logits[counted], expected.logits[counted], atol=1e-5)
+
+
+def test_a_remembered_epoch_asks_nothing(tiny, rows):
+    teacher = PrumuxForSequenceClassification(tiny()).eval()
+    ids, mask = rows(6)
+    teaching = Teaching(teacher, 1e6)
+    teaching({"input_ids": ids, "attention_mask": mask})
+    teacher.forward = lambda **_: pytest.fail("the teacher was asked again")
+    teaching({"input_ids": ids.flip(0), "attention_mask": mask.flip(0)})
+
+
+def test_a_multiplexed_teacher_depends_on_the_group(tiny, rows):
+    teacher = PrumuxForSequenceClassification(tiny(num_instances=2)).eval()
+    ids, mask = rows(6)
+    teaching = Teaching(teacher, 1e6)
+    for order in (torch.arange(6), torch.tensor([3, 0, 5, 1, 4, 2])):
+        said = teaching({"input_ids": ids[order], "attention_mask": mask[order]})
+        assert torch.equal(said.logits, teacher(ids[order], mask[order]).logits)
+        assert len(said.hidden_states) == 3
