@@ -184,6 +184,10 @@ class PruningArguments:
     droprate_init: float = field(
         default=0.5, metadata={"help": "Drop rate at which the gates of FFN dimensions start."}
     )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of demultiplexer and classifier. Default: --learning_rate."},
+    )
     freeze_embeddings: bool = field(default=False, metadata={"help": "Don't train the embedding layer."})
     distillation_path: str | None = field(
         default=None,
@@ -396,6 +400,8 @@ def _check(values: Any) -> None:
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
+    rate = values.head_learning_rate
+    require(rate is None or 0 <= rate < math.inf, "head_learning_rate", "0 or more")
     for flag in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         dropout = getattr(values, flag)
         require(dropout is None or 0 <= dropout < 1, flag, "a share from 0 to below 1")

@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,11 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         )
     if arguments.pruning.freeze_embeddings:
         model.bert.embeddings.requires_grad_(False)
-    if not (pruning or teacher_path):
+    teacher = _teacher(arguments, data, model) if pruning or teacher_path else None
+    if arguments.model.separate_instances:
+        _separate(arguments, model, teacher, data, tokenizer)
+    if teacher is None:
         return PrumuxTrainer(model, arguments, data, tokenizer, collator)
-    teacher = _teacher(arguments, data, model)
     gates = None
     if pruning:
         gates = _gates(arguments, model, data, collator)
@@ -215,7 +217,7 @@ def _model(
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
-    model = load_model(
+    return load_model(
         kind,
         model_path=arguments.model.model_name_or_path,
         config_path=arguments.model.config_name,
@@ -223,12 +225,6 @@ def _model(
         label_names=None if pretraining or data is None else data.label_names,
         classifies=not pretraining,
     )
-    if arguments.model.separate_instances:
-        try:
-            separate_instances(model.bert)
-        except ValueError as error:
-            raise UserError(f"--separate_instances: {error}") from error
-    return model
 
 
 def _classifier(data: TaskData) -> type[Classifier]:
@@ -282,6 +278,39 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
     return teacher
 
 
+def _separate(
+    arguments: Arguments,
+    model: HeadModel,
+    teacher: PrumuxPreTrainedModel | None,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Start as narrow encoders side by side, of the units that matter most to the dense teacher (if there is one)."""
+    importance = None
+    if teacher is not None and not teacher.config.is_multiplexed and not teacher.config.is_pruned:
+        scores = ScoreGates(teacher.config)
+        fisher_scores(scores, teacher, _batches(arguments, data, GroupingCollator(tokenizer, 1)))
+        importance = {family: scores.importance(family) for family in scores.sizes}
+    try:
+        separate_instances(model.bert, importance)
+    except ValueError as error:
+        raise UserError(f"--separate_instances: {error}") from error
+
+
+def _batches(
+    arguments: Arguments, data: TaskData, collator: GroupingCollator
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Some batches of the training data, to score units by."""
+    assert data.train is not None  # scores are for runs that train
+    loader = DataLoader(
+        data.train.shuffle(seed=arguments.training.seed),
+        batch_size=arguments.training.per_device_train_batch_size,
+        collate_fn=collator,
+        drop_last=True,
+    )
+    return itertools.islice(loader, FISHER_BATCHES)
+
+
 def _cost(arguments: Arguments, model: HeadModel) -> Cost:
     """What the target is a share of."""
     training = arguments.training
@@ -307,14 +336,7 @@ def _gates(arguments: Arguments, model: HeadModel, data: TaskData, collator: Gro
         )
         if flags.initial_gates == "fisher":
             scores = ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
-            assert data.train is not None  # pruning trains
-            loader = DataLoader(
-                data.train.shuffle(seed=arguments.training.seed),
-                batch_size=arguments.training.per_device_train_batch_size,
-                collate_fn=collator,
-                drop_last=True,
-            )
-            fisher_scores(scores, model, itertools.islice(loader, FISHER_BATCHES))
+            fisher_scores(scores, model, _batches(arguments, data, collator))
             start_from(gates, scores, flags.target)
     except ValueError as error:
         raise UserError(f"--pruning_type: {error}") from error

@@ -38,6 +38,7 @@ from prumux.training.folder import BEST
 from prumux.training.teaching import Teaching
 
 logger = logging.getLogger(__name__)
+HEAD = ("bert.demultiplexer.", "classifier.")  # parameters that --head_learning_rate is for
 FAR = 0.05  # sparsity between the learned structure and the one that is kept, from which on it is worth a warning
 
 
@@ -112,6 +113,22 @@ class PrumuxTrainer(Trainer):
             logs = logs | {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
             self._terms.clear()
         super().log(logs, start_time)
+
+    # ---- optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.settings.pruning.head_learning_rate
+        if created and rate is not None:
+            head = {id(value) for name, value in self.student.named_parameters() if name.startswith(HEAD)}
+            for group in list(optimizer.param_groups):
+                own = [value for value in group["params"] if id(value) in head]
+                if own:
+                    group["params"] = [value for value in group["params"] if id(value) not in head]
+                    others = {name: value for name, value in group.items() if name != "params"}
+                    optimizer.add_param_group(others | {"params": own, "lr": rate})
+        return optimizer
 
     # ---- evaluation and the best model
 

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from prumux import UserError
+from prumux.training.arguments import parse_arguments
 from prumux.training.folder import last_checkpoint
-from prumux.training.phases import run
+from prumux.training.phases import build_trainer, run
 
 SMALL = (
     "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
@@ -211,3 +212,14 @@ def test_the_first_layers_and_separated_instances_of_a_dense_model(shape, tmp_pa
            str(tmp_path / "mux" / "best"))  # fmt: skip
     with pytest.raises(UserError, match="encoder are not in it"):
         go("wrong", "--model_path", dense, "--num_hidden_layers", "9")
+
+
+def test_the_head_may_learn_faster(shape, tmp_path):
+    flags = [*SMALL, "--config_name", shape, "--num_instances", "2", "--head_learning_rate", "0.01",
+             "--learning_rate", "0.001", "--output_dir", str(tmp_path / "mux")]  # fmt: skip
+    trainer = build_trainer(parse_arguments(flags))
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    named = dict(trainer.student.named_parameters())
+    assert rates[id(named["bert.demultiplexer.keys"])] == rates[id(named["classifier.weight"])] == 0.01
+    assert rates[id(named["bert.encoder.layer.0.output.dense.weight"])] == 0.001
+    assert len(rates) == len(named)
