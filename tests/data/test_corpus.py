@@ -59,3 +59,26 @@ def test_refused(text, tmp_path):
         load_corpus(None, tokenizer, 12, str(tmp_path / "latin.txt"))
     with pytest.raises(UserError, match="can't load wikitext from the hub"):
         load_corpus("wikitext", tokenizer, 12)
+
+
+def test_a_corpus_in_the_hubs_layout(tmp_path, monkeypatch):
+    """wikitext is asked for as Salesforce/wikitext, Parquet files: here from a folder of that name."""
+    import datasets
+
+    folder = tmp_path / "Salesforce" / "wikitext"
+    (folder / "wikitext-103-raw-v1").mkdir(parents=True)
+    for split in ("train", "validation"):
+        data = datasets.Dataset.from_dict({"text": LINES})
+        data.to_parquet(folder / "wikitext-103-raw-v1" / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: wikitext-103-raw-v1\n  data_files:\n"
+        "  - split: train\n    path: wikitext-103-raw-v1/train-*\n"
+        "  - split: validation\n    path: wikitext-103-raw-v1/validation-*\n---\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tokenizer = toy_tokenizer()
+    data = load_corpus("wikitext", tokenizer, 12)
+    assert "plot was good" in tokenizer.decode(data.train["input_ids"][0])
+    assert {len(row) for row in data.train["input_ids"]} == {12}
+    assert len(data.validation) > 0

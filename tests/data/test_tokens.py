@@ -117,3 +117,26 @@ def test_the_first_piece_of_a_word_carries_its_tag(tmp_path):
     assert (batch["labels"][:2] != IGNORE).sum() == 4
     cut = tokenize(data, tokenizer, 4, {"O": 0, "B-X": 1, "I-X": 2}).train
     assert len(cut[0]["input_ids"]) == 4
+
+
+def test_a_data_set_in_the_hubs_layout(tmp_path, monkeypatch):
+    """CoNLL-2003 is asked for as lhoestq/conll2003, Parquet files with classes: here from a folder of that name."""
+    import datasets
+
+    features = datasets.Features({
+        "id": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "B-PER", "I-PER"])),
+    })  # fmt: skip
+    folder = tmp_path / "lhoestq" / "conll2003" / "data"
+    folder.mkdir(parents=True)
+    rows = {"id": ["0", "1"], "tokens": [["Ann", "Lee", "spoke"], ["good"]], "ner_tags": [[1, 2, 0], [0]]}
+    for split in ("train", "validation", "test"):
+        data = datasets.Dataset.from_dict(rows, features=features)
+        data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    loaded = load_task("NER")
+    assert loaded.train["text"][0] == ["Ann", "Lee", "spoke"]
+    assert loaded.train["label"][0] == ["B-PER", "I-PER", "O"]
+    assert len(loaded.validation) == 2
