@@ -139,7 +139,7 @@ class Ours:
 
         from prumux import L0Gates
         from prumux.pruning.distillation import LayerMap
-        from prumux.training.trainer import Distilled
+        from prumux.training.distilling import Distilled
 
         torch.manual_seed(0)
         self.device, self.autocast = device, autocast

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -159,8 +160,12 @@ class PruningArguments:
         default="uniform",
         metadata={"help": f"Where the l0 gates start, one of: {', '.join(INITIAL_GATES)}."},
     )
-    target_sparsity: float = field(
-        default=0.6, metadata={"help": "Share of the encoder's parameters to remove."}
+    target_sparsity: list[float] = field(
+        default_factory=lambda: [0.6],
+        metadata={
+            "help": "Share of the encoder's parameters to remove; several in ascending order are reached one after the "
+            "other in one run.",
+        },
     )
     target_speedup: float | None = field(
         default=None,
@@ -220,9 +225,9 @@ class PruningArguments:
     )
 
     @property
-    def target(self) -> float:
-        """The share of the encoder's cost to remove: of its parameters, or of its time."""
-        return self.target_sparsity if self.target_speedup is None else 1 - 1 / self.target_speedup
+    def targets(self) -> tuple[float, ...]:
+        """The shares of the encoder's cost to remove, one after the other: of its parameters, or of its time."""
+        return tuple(self.target_sparsity) if self.target_speedup is None else (1 - 1 / self.target_speedup,)
 
 
 # Flags of TrainingArguments that nothing here reads.
@@ -288,6 +293,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.max_steps = -1  # the recipe's steps don't overrule the epochs of the command line
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
+    if isinstance(parsed.target_sparsity, float):  # from a recipe
+        parsed.target_sparsity = [parsed.target_sparsity]
     _check(parsed)
     try:
         model, data, pruning, training = parser.parse_dict(vars(parsed), allow_extra_keys=True)
@@ -371,9 +378,11 @@ def _check(values: Any) -> None:
     n = values.num_instances
     require(n is None or n >= 1, "num_instances", "a whole number of at least 1")
     require(values.setting != "baseline" or (n or 1) == 1, "num_instances", "1 with --setting baseline")
-    require(
-        0 <= values.target_sparsity <= MAX_SPARSITY, "target_sparsity", f"a share from 0 to {MAX_SPARSITY}"
-    )
+    targets = values.target_sparsity
+    for target in targets:
+        if not 0 <= target <= MAX_SPARSITY:
+            raise UserError(f"--target_sparsity is {target}, expected a share from 0 to {MAX_SPARSITY}")
+    require(all(a < b for a, b in itertools.pairwise(targets)), "target_sparsity", "ascending shares")
     require(values.pruning_criterion in CRITERIA, "pruning_criterion", f"one of: {', '.join(CRITERIA)}")
     require(values.initial_gates in INITIAL_GATES, "initial_gates", f"one of: {', '.join(INITIAL_GATES)}")
     speedup = values.target_speedup

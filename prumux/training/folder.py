@@ -92,6 +92,7 @@ def clear(output: Path) -> None:
         path.unlink(missing_ok=True)
     for folder in (
         *output.glob("checkpoint-*"),
+        *output.glob(f"sparsity*/{BEST}"),
         output / BEST,
         temporary(output / BEST),
         set_aside(output / BEST),

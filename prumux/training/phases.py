@@ -38,6 +38,7 @@ from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
 from prumux.reports.store import append, checkpoint_hash
 from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
+from prumux.training.distilling import DistillationTrainer, Distilled
 from prumux.training.folder import (
     BEST,
     RUN_FILE,
@@ -57,7 +58,7 @@ from prumux.training.inputs import (
     tags_words,
 )
 from prumux.training.pretraining import pretraining_trainer
-from prumux.training.trainer import DistillationTrainer, Distilled, PrumuxTrainer
+from prumux.training.trainer import PrumuxTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -156,13 +157,10 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     gates = None
     if pruning:
         gates = _gates(arguments, model, data, collator)
-        # a target that no structure can meet is refused now, not after hours
-        snap(
-            gates,
-            arguments.pruning.target,
-            arguments.pruning.sparsity_epsilon,
-            arguments.pruning.round_to,
-        )
+        for (
+            target
+        ) in arguments.pruning.targets:  # one that no structure can meet is refused now, not after hours
+            snap(gates, target, arguments.pruning.sparsity_epsilon, arguments.pruning.round_to)
     states = _teaches_states(arguments, model, teacher)
     layer_map = None if model.config.is_multiplexed and states else _layer_map(model, teacher)
     trainer = DistillationTrainer(
@@ -337,7 +335,7 @@ def _gates(arguments: Arguments, model: HeadModel, data: TaskData, collator: Gro
         if flags.initial_gates == "fisher":
             scores = ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
             fisher_scores(scores, model, _batches(arguments, data, collator))
-            start_from(gates, scores, flags.target)
+            start_from(gates, scores, flags.targets[0])
     except ValueError as error:
         raise UserError(f"--pruning_type: {error}") from error
     return gates
@@ -430,7 +428,7 @@ def _record(
         "task": trainer.task.name,
         "setting": pruning.setting,
         "num_instances": model.config.num_instances,
-        "target_sparsity": pruning.target_sparsity
+        "target_sparsity": pruning.target_sparsity[-1]
         if pruning.setting == "pruning" and pruning.target_speedup is None
         else None,
         "target_speedup": pruning.target_speedup if pruning.setting == "pruning" else None,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from prumux import L0Gates, Masks, PrumuxConfig
 from prumux.pruning.accounting import Structure
 from prumux.pruning.l0 import nonzero_probability, soft_value
-from prumux.training.trainer import DistillationTrainer
+from prumux.training.schedule import SparsitySchedule
 from tests.parity.authors import expected_size, prunable_size
 from tests.parity.recorded import masks_of, meta, names, tensors
 
@@ -131,12 +129,6 @@ def test_soft_values_sharpen_by_their_factor():
 def test_the_target_rises_over_the_warm_up(case):
     facts = meta(case)
     for entry in facts.get("lagrangian", []):
-        pruning = SimpleNamespace(
-            lagrangian_warmup_epochs=facts["lagrangian_warmup"], target_sparsity=facts["target_sparsity"]
-        )
-        trainer = SimpleNamespace(
-            settings=SimpleNamespace(pruning=pruning),
-            _steps=round,  # an epoch of one step
-            _pruned_steps=lambda step=entry["pruned_steps"]: step,
-        )
-        assert DistillationTrainer._target(trainer) == pytest.approx(entry["target_sparsity"], abs=1e-9)
+        schedule = SparsitySchedule((facts["target_sparsity"],), 10**6, 0, round(facts["lagrangian_warmup"]))
+        target = schedule.target(entry["pruned_steps"], 0, lambda share: share)  # an epoch of one step
+        assert target == pytest.approx(entry["target_sparsity"], abs=1e-9)

@@ -40,7 +40,7 @@ def recipe(tmp_path):
 def test_defaults():
     arguments = parse()
     assert arguments.pruning.setting == "finetuning"
-    assert arguments.pruning.target_sparsity == 0.6
+    assert arguments.pruning.target_sparsity == [0.6]
     assert arguments.pruning.layer_distill_version == 4
     assert arguments.training.seed == 57
     assert arguments.training.report_to == []
@@ -74,8 +74,8 @@ def test_command_line_over_recipe_over_default(recipe):
     assert arguments.training.num_train_epochs == 2
     assert arguments.training.learning_rate == 3e-4
     assert arguments.data.max_seq_length == 64
-    assert arguments.pruning.target_sparsity == 0.6, "another phase's section"
-    assert parse(f"{recipe(PRECEDENCE)} --setting pruning").pruning.target_sparsity == 0.3
+    assert arguments.pruning.target_sparsity == [0.6], "another phase's section"
+    assert parse(f"{recipe(PRECEDENCE)} --setting pruning").pruning.target_sparsity == [0.3]
     assert parse(f"--num_train_epochs=2 {recipe(PRECEDENCE)}").training.num_train_epochs == 2
 
 
@@ -253,7 +253,7 @@ def test_values_out_of_range_name_their_flag(flag, value):
 
 @pytest.mark.parametrize("value", ["0", "0.99"])
 def test_the_ends_of_the_sparsities(value):
-    assert parse(f"--target_sparsity {value}").pruning.target_sparsity == float(value)
+    assert parse(f"--target_sparsity {value}").pruning.target_sparsity == [float(value)]
 
 
 def test_a_baseline_mixes_nothing():

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from prumux import UserError
+from prumux import PrumuxForSequenceClassification, UserError
+from prumux.pruning.accounting import model_size
 from prumux.training.arguments import parse_arguments
 from prumux.training.folder import last_checkpoint
 from prumux.training.phases import build_trainer, run
@@ -223,3 +224,21 @@ def test_the_head_may_learn_faster(shape, tmp_path):
     assert rates[id(named["bert.demultiplexer.keys"])] == rates[id(named["classifier.weight"])] == 0.01
     assert rates[id(named["bert.encoder.layer.0.output.dense.weight"])] == 0.001
     assert len(rates) == len(named)
+
+
+@pytest.mark.parametrize("criterion", ["l0", "gradient"])
+def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
+    """Each target leaves a compacted model of its own; the last one's is the run's best."""
+    run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
+    record = run([
+        *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--max_steps", "9",
+        "--target_sparsity", "0.3", "0.5", "0.7", "--sparsity_epsilon", "0.02", "--lagrangian_warmup_epochs", "0.25",
+        "--pruning_criterion", criterion, "--eval_steps", "100", "--output_dir", str(tmp_path / "pruned"),
+    ])  # fmt: skip
+    assert record["target_sparsity"] == 0.7
+    folders = [tmp_path / "pruned" / name / "best" for name in ("sparsity0.30", "sparsity0.50", ".")]
+    for folder, target in zip(folders, (0.3, 0.5, 0.7), strict=True):
+        model = PrumuxForSequenceClassification.from_pretrained(folder)
+        assert model_size(model).sparsity == pytest.approx(target, abs=0.02)
+    with pytest.raises(UserError, match="expected ascending shares"):
+        run([*SMALL, "--setting", "pruning", "--model_path", "x", "--target_sparsity", "0.5", "0.3"])

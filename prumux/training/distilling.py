@@ -1,0 +1,357 @@
+"""`DistillationTrainer`: follows a teacher; with gates it prunes on the way, through one target or several."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prumux.data.grouping import IGNORE
+from prumux.errors import UserError
+from prumux.models.heads import classification_loss
+from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
+from prumux.pruning.accounting import Structure
+from prumux.pruning.compaction import compact
+from prumux.pruning.distillation import (
+    LayerMap,
+    layer_distillation_loss,
+    logit_distillation_loss,
+    state_distillation_loss,
+)
+from prumux.pruning.gates import Gates
+from prumux.pruning.l0 import L0Gates
+from prumux.pruning.masks import Masks
+from prumux.pruning.snapping import evaluation_masks
+from prumux.training.folder import BEST
+from prumux.training.schedule import SparsitySchedule
+from prumux.training.teaching import Teaching
+from prumux.training.trainer import PrumuxTrainer
+
+logger = logging.getLogger(__name__)
+FAR = 0.05  # sparsity between the learned structure and the one that is kept, from which on it is worth a warning
+
+
+class Distilled(nn.Module):
+    """What is trained while a teacher is followed: the student, its layer map and, in pruning, its gates."""
+
+    def __init__(
+        self,
+        student: PrumuxPreTrainedModel,
+        layer_map: LayerMap | None,
+        gates: Gates | None,
+        *,
+        states: bool = False,
+    ) -> None:
+        """``layer_map`` may be ``None`` where the student's vectors are as wide as the teacher's.
+
+        ``states``: an unmultiplexed teacher teaches every (demultiplexed) token its last state, instead of layers.
+        """
+        super().__init__()
+        self.student = student
+        self.layer_map = layer_map
+        self.gates = gates
+        self.states = states
+        self.config = student.config
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        teacher: PrumuxOutput,
+        *,
+        pruning: bool,
+        target: float,
+        version: int,
+        temperature: float,
+        layer_alpha: float,
+        ce_alpha: float,
+        state_alpha: float = 1.0,
+        task_alpha: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Loss terms by name; ``loss`` is the weighted sum (METHOD in docs/method.md).
+
+        Args:
+            teacher: the teacher's output on the same inputs, with hidden states.
+            pruning: sample the gates and add the Lagrangian for sparsity ``target``.
+        """
+        assert teacher.logits is not None
+        assert teacher.hidden_states is not None
+        masks: Masks | None = None
+        terms: dict[str, Tensor] = {}
+        if pruning:
+            assert self.gates is not None
+            masks = self.gates.sample()
+            terms["lagrangian"], terms["expected_sparsity"] = self.gates.penalty(target)
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        output = self.student(
+            **features, masks=masks, output_hidden_states=True, output_separated=self.states
+        )
+        counted = inputs["labels"] != IGNORE  # filled rows teach nothing
+        terms["ce_distillation"] = logit_distillation_loss(
+            output.logits[counted], teacher.logits[counted], temperature
+        )
+        terms["loss"] = ce_alpha * terms["ce_distillation"]
+        if self.states:
+            separated = output.separated if self.layer_map is None else self.layer_map(output.separated)
+            terms["state_distillation"] = state_distillation_loss(
+                separated, teacher.hidden_states[-1], inputs["attention_mask"]
+            )
+            terms["loss"] = terms["loss"] + state_alpha * terms["state_distillation"]
+        else:
+            assert self.layer_map is not None
+            terms["layer_distillation"] = layer_distillation_loss(
+                output.hidden_states,
+                teacher.hidden_states,
+                self.layer_map,
+                version=version,
+                alive=self._alive(masks, version),
+                attended=None if self.config.attend_padding else output.attended,
+            )
+            terms["loss"] = terms["loss"] + layer_alpha * terms["layer_distillation"]
+        if task_alpha > 0:
+            terms["task"] = classification_loss(output.logits, inputs["labels"])
+            terms["loss"] = terms["loss"] + task_alpha * terms["task"]
+        if pruning:
+            assert self.gates is not None
+            terms["loss"] = terms["loss"] + terms["lagrangian"]
+            if torch.is_grad_enabled():
+                self.gates.observe(
+                    ce_alpha * terms["ce_distillation"] + task_alpha * terms.get("task", torch.zeros(()))
+                )
+        return terms
+
+    def _alive(self, masks: Masks | None, version: int) -> list[bool]:
+        """Which layers can be matched: in version 2 those with any block, else those whose attention survives."""
+        left = Structure.of(self.config, masks.detach() if masks is not None else None)
+        if version == 2:
+            return [h > 0 or f > 0 for h, f in zip(left.heads, left.intermediate, strict=True)]
+        return [h > 0 for h in left.heads]
+
+
+class DistillationTrainer(PrumuxTrainer):
+    """Follows a teacher; with gates, prunes on the way (paper section 3.1, phase 3)."""
+
+    model: Distilled
+
+    def __init__(self, model: Distilled, teacher: PrumuxPreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.add_callback(_EvaluateStages(self))
+        teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
+        self.teaching = Teaching(teacher, keep * 2**30)
+
+    @property
+    def distilled(self) -> Distilled:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def student(self) -> PrumuxPreTrainedModel:
+        return self.distilled.student
+
+    # ---- schedule
+
+    def _steps(self, epochs: float) -> int:
+        """Optimizer steps in so many epochs."""
+        assert self.task.train is not None
+        batches = math.ceil(len(self.task.train) / (self.args.train_batch_size * self.args.world_size))
+        return math.ceil(epochs * math.ceil(batches / self.args.gradient_accumulation_steps))
+
+    @functools.cached_property
+    def schedule(self) -> SparsitySchedule:
+        """The target of every step."""
+        pruning = self.settings.pruning
+        steps = self.args.max_steps if self.args.max_steps > 0 else self._steps(self.args.num_train_epochs)
+        before = self._steps(pruning.prepruning_finetune_epochs)
+        return SparsitySchedule(pruning.targets, steps, before, self._steps(pruning.lagrangian_warmup_epochs))
+
+    def check_schedule(self) -> None:
+        """Refuse a schedule that ends before the gates are used.
+
+        Raises:
+            UserError: pre-pruning finetuning takes all the steps.
+        """
+        pruning, schedule = self.settings.pruning, self.schedule
+        if schedule.start >= schedule.steps:
+            raise UserError(
+                f"--prepruning_finetune_epochs {pruning.prepruning_finetune_epochs:g} takes all {schedule.steps} steps "
+                "of the training: give less of it or a larger --num_train_epochs"
+            )
+        if schedule.start + schedule.warmup > schedule.end(0):
+            logger.warning(
+                "the training is over before the warm-up has raised the target to %g: the structure will be cut to it "
+                "at the end; --lagrangian_warmup_epochs is %g",
+                pruning.targets[0],
+                pruning.lagrangian_warmup_epochs,
+            )
+
+    @property
+    def _prunes(self) -> bool:
+        """Are the gates in use."""
+        return self.distilled.gates is not None and self.state.global_step >= self.schedule.start
+
+    def _target(self, stage: int) -> float:
+        """The target of this step within a stage; it rises during the Lagrangian warm-up."""
+        gates = self.distilled.gates
+        if gates is None:
+            return 0.0
+        return self.schedule.target(self.state.global_step, stage, gates.schedule)
+
+    @property
+    def _stage(self) -> int:
+        """The stage whose model there is now."""
+        return self.schedule.reached(self.state.global_step)
+
+    @property
+    def best_dir(self) -> Path:
+        """The last target's model is in ``best``; those on the way in ``sparsity0.60/best`` and so on."""
+        targets = self.settings.pruning.targets
+        if self.distilled.gates is None or self._stage == len(targets) - 1:
+            return super().best_dir
+        return super().best_dir.parent / f"sparsity{targets[self._stage]:.2f}" / BEST
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if self.distilled.gates is not None:
+            self.distilled.gates.clamp_()
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        teacher = self.teaching(features)
+        pruning = self.settings.pruning
+        terms = model(
+            inputs,
+            teacher,
+            pruning=self._prunes,
+            target=self._target(self.schedule.stage(self.state.global_step)),
+            version=pruning.layer_distill_version,
+            temperature=pruning.distill_temp,
+            layer_alpha=pruning.distill_layer_loss_alpha,
+            state_alpha=pruning.distill_state_loss_alpha,
+            task_alpha=pruning.distill_task_loss_alpha,
+            ce_alpha=pruning.distill_ce_loss_alpha,
+        )
+        loss = terms.pop("loss")
+        self._note(**terms)
+        return (loss, terms) if return_outputs else loss
+
+    # ---- optimizer: weights as usual, gates with their own rate, multipliers by ascent
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        gates = self.distilled.gates
+        if self.optimizer is None and isinstance(gates, L0Gates):
+            for parameter in gates.parameters():
+                parameter.requires_grad_(False)  # hidden from the groups that the base class makes
+            optimizer = super().create_optimizer(model)
+            if "maximize" not in optimizer.defaults:  # the multipliers climb
+                raise UserError(
+                    f"--optim {self.args.optim} can't maximise, as pruning must: choose adamw_torch"
+                )
+            for parameter in gates.parameters():
+                parameter.requires_grad_(True)
+            own = {"lr": self.settings.pruning.reg_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({"params": list(gates.log_alpha.values()), **own})
+            optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        created = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if created and isinstance(self.distilled.gates, L0Gates):
+            if not isinstance(scheduler, LambdaLR):
+                raise UserError(
+                    f"--lr_scheduler_type {self.args.lr_scheduler_type} can't be used in pruning: choose linear, "
+                    "constant or cosine"
+                )
+            weights = scheduler.lr_lambdas[:-2]
+            scheduler = LambdaLR(scheduler.optimizer, [*weights, _constant, _constant])
+            self.lr_scheduler = scheduler
+        return scheduler
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # the gates' gradients don't shrink the student's
+        return self.accelerator.clip_grad_norm_(self._student_parameters(), self.args.max_grad_norm)
+
+    def _student_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.distilled.student.parameters()
+        if self.distilled.layer_map is not None:
+            yield from self.distilled.layer_map.parameters()
+
+    # ---- evaluation on the compacted model
+
+    def _at_target(self) -> bool:
+        """Has the expected sparsity reached the stage's target (less epsilon), or is the stage over."""
+        gates, pruning = self.distilled.gates, self.settings.pruning
+        done = self.state.global_step
+        if gates is None or done >= self.state.max_steps or self.schedule.is_end(done):
+            return True
+        target = pruning.targets[self._stage]
+        reached = gates.expected_sparsity().item() >= target - pruning.sparsity_epsilon
+        return self._prunes and self._target(self._stage) >= target and reached
+
+    def eligible(self) -> bool:
+        return self._at_target()
+
+    def current(self) -> PrumuxPreTrainedModel:
+        gates, pruning = self.distilled.gates, self.settings.pruning
+        if gates is None or not self._prunes:
+            return self.student
+        gates.clamp_()
+        if not self._at_target():
+            return compact(self.student, gates.deterministic())
+        target = pruning.targets[self._stage]
+        masks, moved = evaluation_masks(gates, target, pruning.sparsity_epsilon, pruning.round_to)
+        if moved:
+            learned, reached = gates.cost.removed(gates.deterministic()), gates.cost.removed(masks)
+            far = abs(reached - learned) > FAR
+            logger.log(
+                logging.WARNING if far else logging.INFO,
+                "step %d: the gates' own structure has %s %.3f, moved to %.3f by importance%s",
+                self.state.global_step,
+                gates.cost.unit,
+                learned,
+                reached,
+                ": the schedule is too short, give it more --num_train_epochs" if far else "",
+            )
+        return compact(self.student, masks)
+
+    def _evaluation_logs(self) -> dict[str, float]:
+        gates = self.distilled.gates
+        if gates is None:
+            return {}
+        left = Structure.of(gates.config, gates.deterministic())
+        logger.info("hidden %d, heads %s, FFN %s", left.hidden, list(left.heads), list(left.intermediate))
+        return {
+            "eval_expected_sparsity": gates.expected_sparsity().item(),
+            "eval_target": self._target(self._stage),
+        }
+
+
+class _EvaluateStages(TrainerCallback):
+    """Evaluate where a stage ends, so that every target leaves a model."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        gates = self._trainer.distilled.gates
+        if gates is not None and self._trainer.schedule.is_end(state.global_step):
+            control.should_evaluate = True
+        return control
+
+
+def _constant(step: int) -> float:
+    return 1.0
