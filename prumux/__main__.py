@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from prumux.auto.cli import add_commands
 from prumux.errors import UserError, guard
+from prumux.grid.cli import add_command
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--plot", metavar="PNG", help="draw the accuracy/speedup frontier")
     report.set_defaults(run=_report)
     add_commands(commands)
+    add_command(commands)
     convert = commands.add_parser(
         "convert",
         help="a checkpoint of DataMUX, MUX-PLM, CoFi or PruMUX's authors as a folder for from_pretrained",

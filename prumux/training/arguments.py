@@ -314,7 +314,7 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
     name = first.setting
     if name == "baseline":
         name = "finetuning"
-    elif name == "finetuning" and first.distillation_path is not None:
+    elif name == "finetuning" and first.distillation_path is not None and _may_be_pruned(first):
         name = "finetuning_pruned"
     if isinstance(recipe, dict) and name not in recipe:
         raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
@@ -339,13 +339,26 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
     }  # as text: checked like the command line's values
 
 
-def _instances_of(model_path: str | None) -> int | None:
-    """N of a checkpoint folder; ``None`` for models on the hub and whatever loading will complain about."""
+def _may_be_pruned(first: Any) -> bool:
+    """Is the run's start a pruned model, or one of which that can't be read here."""
+    fields = _local_config(first.model_name_or_path)
+    return fields is None or fields.get("kept_heads") is not None
+
+
+def _local_config(model_path: str | None) -> dict[str, Any] | None:
+    """The configuration of a folder; ``None`` for models on the hub and whatever loading will complain about."""
     try:
-        return int(
-            json.loads((Path(model_path or "") / "config.json").read_text(encoding="utf-8"))["num_instances"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        fields = json.loads((Path(model_path or "") / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _instances_of(model_path: str | None) -> int | None:
+    """N of a checkpoint folder, ``None`` where it doesn't say."""
+    try:
+        return int((_local_config(model_path) or {})["num_instances"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,0 +1,1 @@
+"""The experiment grid: tasks x N x sparsities x hyperparameters, planned, run, resumed and estimated."""

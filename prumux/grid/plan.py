@@ -1,0 +1,317 @@
+"""`plan`: a grid's YAML file -> jobs, each one command with its folder and the jobs it builds on."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prumux.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+MAX_SPARSITY = 0.99
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What a grid's YAML file says; every value has the meaning of the flag of run_glue.py of that name.
+
+    Attributes:
+        tasks: task -> where its data are (data_dir, or train_file and validation_file; nothing: the hub).
+        model, config: pretrained weights, or the architecture of random ones (then the dense model stands for them).
+        num_instances, sparsity: the grid. layers: rivals, the first layers of the encoder alone.
+        layer_distill_version, alphas, learning_rate: tried for every pruned point (paper table 5 and 6); alphas are
+            pairs (layer, CE), learning_rate is that of finetuning after pruning.
+        seeds: every one repeats the whole grid in a folder of its own.
+        in_one_run: prune through all sparsities in one run instead of one run each.
+        flags: more flags of every training run. evaluation: flags of evaluation.py.
+    """
+
+    tasks: dict[str, dict[str, str]]
+    num_instances: list[int]
+    sparsity: list[float]
+    output_dir: str = "out/grid"
+    model: str | None = None
+    config: str | None = None
+    recipe: str = "configs/recipes/paper.yaml"
+    layers: list[int] = field(default_factory=list)
+    layer_distill_version: list[int] = field(default_factory=lambda: [4])
+    alphas: list[list[float]] = field(default_factory=lambda: [[0.9, 0.1]])
+    learning_rate: list[float] = field(default_factory=lambda: [3e-5])
+    seeds: list[int] = field(default_factory=lambda: [57])
+    in_one_run: bool = False
+    flags: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        name: unique, readable. script: run_glue.py or evaluation.py. argv: its arguments. result: the file that is
+            there when it is done. needs: names of the jobs before it. task, num_instances: what it is about.
+    """
+
+    name: str
+    script: str
+    argv: tuple[str, ...]
+    result: Path
+    needs: tuple[str, ...]
+    task: str
+    num_instances: int
+
+    @property
+    def done(self) -> bool:
+        return self.result.is_file()
+
+    @property
+    def trains(self) -> bool:
+        return self.script == "run_glue.py"
+
+    def command(self) -> str:
+        return shlex.join(["python", self.script, *self.argv])
+
+
+def read_grid(path: str | Path) -> GridConfig:
+    """A grid's file.
+
+    Raises:
+        UserError: unreadable, unknown or missing keys, values of a wrong kind or range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"can't read the grid {path} ({error}): expected a YAML file as in configs/grids"
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"the grid {path} holds no mapping: expected keys such as tasks, num_instances, sparsity"
+        )
+    known = {f.name for f in fields(GridConfig)}
+    unknown, missing = set(values) - known, {"tasks", "num_instances", "sparsity"} - set(values)
+    if unknown or missing:
+        wrong = (
+            f"unknown: {', '.join(sorted(unknown))}" if unknown else f"missing: {', '.join(sorted(missing))}"
+        )
+        raise UserError(f"the grid {path} has wrong keys ({wrong}): expected {', '.join(sorted(known))}")
+    if isinstance(values["tasks"], list):
+        values["tasks"] = dict.fromkeys(values["tasks"])
+    try:
+        values["tasks"] = {str(task): dict(data or {}) for task, data in values["tasks"].items()}
+        for name, kind in (
+            ("num_instances", int), ("sparsity", float), ("layers", int), ("layer_distill_version", int),
+            ("learning_rate", float), ("seeds", int),
+        ):  # fmt: skip
+            if name in values:
+                given = values[name] if isinstance(values[name], list) else [values[name]]
+                values[name] = sorted({kind(value) for value in given})
+        values["alphas"] = [[float(a), float(b)] for a, b in values.get("alphas", [[0.9, 0.1]])]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the grid {path} has a value of a wrong kind ({error}): see configs/grids"
+        ) from error
+    grid = GridConfig(**values)
+    _check(grid, path)
+    return grid
+
+
+def _check(grid: GridConfig, path: Path) -> None:
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise UserError(f"the grid {path}: expected {what}")
+
+    require(bool(grid.tasks), "at least one task")
+    require(bool(grid.num_instances) and grid.num_instances[0] >= 1, "num_instances from 1 on")
+    require(
+        bool(grid.sparsity) and grid.sparsity[0] >= 0 and grid.sparsity[-1] <= MAX_SPARSITY,
+        "sparsity 0 to 0.99",
+    )
+    require(
+        (grid.model is None) != (grid.config is None), "either model (weights) or config (random weights)"
+    )
+    require(all(layers >= 1 for layers in grid.layers), "layers from 1 on")
+    require(
+        bool(grid.seeds and grid.alphas and grid.learning_rate and grid.layer_distill_version),
+        "no empty list",
+    )
+
+
+def plan(grid: GridConfig) -> list[Job]:
+    """All jobs, in an order in which each follows those it needs.
+
+    Raises:
+        UserError: the recipe can't be read.
+    """
+    sections = recipe_sections(grid.recipe)
+    jobs: list[Job] = []
+    for seed, task in itertools.product(grid.seeds, grid.tasks):
+        jobs += _Task(grid, task, seed, sections).jobs()
+    return jobs
+
+
+def recipe_sections(recipe: str) -> dict[str, Any]:
+    """The sections of a recipe, its path read from the working directory or the project.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    path = _found(recipe)
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert isinstance(sections, dict)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AssertionError) as error:
+        raise UserError(
+            f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase"
+        ) from error
+    return sections
+
+
+def _found(path: str) -> Path:
+    """A file of the project, wherever the command is called."""
+    return Path(path) if Path(path).exists() or not (PROJECT / path).exists() else PROJECT / path
+
+
+class _Task:
+    """The jobs of one task and seed; folders are those of the scripts, below one per seed where there are several."""
+
+    def __init__(self, grid: GridConfig, task: str, seed: int, sections: dict[str, Any]) -> None:
+        self.grid, self.task, self.seed, self.sections = grid, task, seed, sections
+        self.root = Path(grid.output_dir)
+        if len(grid.seeds) > 1:
+            self.root /= f"seed_{seed}"
+        self.folder = self.root / task
+        self.prefix = f"{task}/" if len(grid.seeds) == 1 else f"seed_{seed}/{task}/"
+        self.dense_teacher = sections.get("teacher") == "dense"
+
+    def jobs(self) -> list[Job]:
+        grid = self.grid
+        start = (
+            ["--config_name", str(_found(grid.config))]
+            if grid.config
+            else ["--model_name_or_path", str(grid.model)]
+        )
+        jobs = [self._train("dense", 1, ["--setting", "baseline", *start], [])]
+        jobs.append(self._evaluate("dense", 1, 0.0, ["dense"]))
+        for layers in grid.layers:
+            name = f"layers_{layers}"
+            flags = ["--setting", "finetuning", "--model_name_or_path", self._best("dense"), "--num_hidden_layers",
+                     str(layers), "--distillation_path", self._best("dense"), "--distill_states", "True"]  # fmt: skip
+            jobs.append(self._train(name, 1, flags, ["dense"]))
+            jobs.append(self._evaluate_folder(name))
+        for n in grid.num_instances:
+            before = [] if n == 1 else self._multiplexed(n)
+            jobs += before
+            teacher = "dense" if n == 1 else f"mux_{n}"
+            if n > 1 and 0 in grid.sparsity:
+                jobs.append(self._evaluate(teacher, n, 0.0, [teacher]))
+            targets = [s for s in grid.sparsity if s > 0]
+            if targets:
+                jobs += self._pruned(n, targets, teacher)
+        return jobs
+
+    # ---- phases
+
+    def _multiplexed(self, n: int) -> list[Job]:
+        """Warm-up (where the recipe has one) and finetuning."""
+        weights = self._best("dense") if self.grid.config or self.dense_teacher else str(self.grid.model)
+        jobs, needs = [], ["dense"]
+        if "retrieval_pretraining" in self.sections:
+            flags = ["--setting", "retrieval_pretraining", "--model_name_or_path", weights]
+            jobs.append(self._train(f"retrieval_{n}", n, flags, ["dense"]))
+            weights, needs = self._best(f"retrieval_{n}"), ["dense", f"retrieval_{n}"]
+        flags = ["--setting", "finetuning", "--model_name_or_path", weights, *self._taught_by_dense()]
+        jobs.append(self._train(f"mux_{n}", n, flags, needs))
+        return jobs
+
+    def _taught_by_dense(self) -> list[str]:
+        return ["--distillation_path", self._best("dense")] if self.dense_teacher else []
+
+    def _pruned(self, n: int, targets: list[float], teacher: str) -> list[Job]:
+        jobs: list[Job] = []
+        finetuned: dict[float, list[str]] = {target: [] for target in targets}
+        taught = self._taught_by_dense() or ["--distillation_path", self._best(teacher)]
+        for version, (layer, ce) in itertools.product(self.grid.layer_distill_version, self.grid.alphas):
+            tried = ["--layer_distill_version", str(version), "--distill_layer_loss_alpha", f"{layer:g}",
+                     "--distill_ce_loss_alpha", f"{ce:g}", *taught]  # fmt: skip
+            for together in [targets] if self.grid.in_one_run else [[target] for target in targets]:
+                last = together[-1]
+                name = self._pruned_name(last, n, version, layer)
+                if len(together) > 1:
+                    name = f"PruMUX/{self.task}_all_{n}_{version}_{layer:g}"
+                flags = ["--setting", "pruning", "--model_name_or_path", self._best(teacher), "--target_sparsity",
+                         *(f"{s:g}" for s in together), *tried]  # fmt: skip
+                jobs.append(self._train(name, n, flags, [teacher, "dense"]))
+                for target, rate in itertools.product(together, self.grid.learning_rate):
+                    weights = (
+                        self.folder / name / ("best" if target == last else f"sparsity{target:.2f}/best")
+                    )
+                    tuned = f"{self._pruned_name(target, n, version, layer)}/FT-lr{rate:g}"
+                    flags = ["--setting", "finetuning", "--model_name_or_path", str(weights), *tried,
+                             "--learning_rate", f"{rate:g}"]  # fmt: skip
+                    jobs.append(self._train(tuned, n, flags, [name]))
+                    finetuned[target].append(tuned)
+        jobs += [self._evaluate(f"PruMUX_{n}_{target:g}", n, target, finetuned[target]) for target in targets]
+        return jobs
+
+    def _pruned_name(self, target: float, n: int, version: int, layer: float) -> str:
+        return f"PruMUX/{self.task}_sparsity{target:.2f}_{n}_{version}_{layer:g}"
+
+    # ---- commands
+
+    def _best(self, name: str) -> str:
+        return str(self.folder / name / "best")
+
+    def _data(self) -> list[str]:
+        return [
+            part for key, value in self.grid.tasks[self.task].items() for part in (f"--{key}", str(value))
+        ]
+
+    def _train(self, name: str, n: int, flags: Sequence[str], needs: Iterable[str]) -> Job:
+        folder = self.folder / name
+        argv = [
+            *flags, "--task_name", self.task, *self._data(), "--recipe", str(_found(self.grid.recipe)),
+            "--num_instances", str(n), "--seed", str(self.seed), *_as_flags(self.grid.flags), "--do_train", "--do_eval",
+            "--output_dir", str(folder),
+        ]  # fmt: skip
+        return Job(
+            self.prefix + name, "run_glue.py", tuple(argv), folder / "run.json",
+            tuple(self.prefix + need for need in needs), self.task, n,
+        )  # fmt: skip
+
+    def _evaluate(self, name: str, n: int, sparsity: float, needs: Iterable[str]) -> Job:
+        return self._evaluation(name, n, [f"{sparsity:g}", str(n)], needs)
+
+    def _evaluate_folder(self, name: str) -> Job:
+        return self._evaluation(name, 1, ["--model", self._best(name)], ["dense", name])
+
+    def _evaluation(self, name: str, n: int, model: Sequence[str], needs: Iterable[str]) -> Job:
+        result = self.root / "evaluations" / self.task / f"{name}.json"
+        data = [part for part in self._data() if part is not None]
+        argv = [
+            self.task, *model, *data, "--output_dir", str(self.root), "--baseline", self._best("dense"),
+            *_as_flags(self.grid.evaluation), "--json", str(result),
+        ]  # fmt: skip
+        needs = dict.fromkeys(("dense", *needs))
+        return Job(
+            f"{self.prefix}evaluate {name}", "evaluation.py", tuple(argv), result,
+            tuple(self.prefix + need for need in needs), self.task, n,
+        )  # fmt: skip
+
+
+def _as_flags(values: dict[str, Any]) -> list[str]:
+    """``{name: value}`` as ``--name value``; for evaluation.py's switches ``true`` gives the name alone."""
+    flags: list[str] = []
+    for name, value in values.items():
+        if value is True and name in ("dynamic_padding", "compile"):
+            flags.append(f"--{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
