@@ -26,16 +26,50 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     print(f"written: {arguments.output_dir}/results.json, {arguments.output_dir}/frontier.png")
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    from prumux.reports.collect import collect
+def _report(arguments: argparse.Namespace) -> str:
+    from prumux.reports.collect import collect, tasks_of
     from prumux.reports.figures import plot_frontier
-    from prumux.reports.tables import format_table
+    from prumux.reports.page import write_page
+    from prumux.reports.provenance import atomic_file
+    from prumux.reports.tables import format_table, markdown
+    from prumux.reports.thresholds import threshold_cells
 
-    rows, metric = collect(arguments.reports)
-    print(format_table(rows, metric))
-    if arguments.plot:
-        plot_frontier(rows, arguments.plot, metric=metric)
-        print(f"written: {arguments.plot}")
+    stores = all(file.endswith((".jsonl", ".csv", ".tsv")) for file in arguments.reports)
+    names = [arguments.task] if arguments.task or not stores else tasks_of(arguments.reports)
+    tasks = {}
+    for name in names:
+        rows, metric = collect(arguments.reports, name)
+        tasks[rows[0]["task"]] = rows, metric
+    parts = []
+    for task, (rows, metric) in tasks.items():
+        parts += [f"## {task}"] if len(tasks) > 1 else []
+        parts += [
+            format_table(rows, metric),
+            "Best speedup for an accuracy that must be kept (* the fastest):",
+        ]
+        parts.append(markdown(*threshold_cells(rows)))
+    text = "\n\n".join(parts)
+    written = []
+    if arguments.markdown:
+        with atomic_file(arguments.markdown) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        written.append(arguments.markdown)
+    for path in arguments.plot or []:
+        if len(tasks) > 1:
+            raise UserError(f"a plot shows one task, there are {', '.join(tasks)}: choose with --task")
+        ((task, (rows, metric)),) = tasks.items()
+        plot_frontier(rows, path, metric=metric, title=task)
+        written.append(path)
+    if arguments.csv:
+        import pandas as pd
+
+        table = pd.DataFrame([row for rows, _ in tasks.values() for row in rows])
+        with atomic_file(arguments.csv) as temporary:
+            table.to_csv(temporary, index=False)
+        written.append(arguments.csv)
+    if arguments.html:
+        written.append(str(write_page(tasks, arguments.html)))
+    return text + (f"\nwritten: {', '.join(written)}" if written else "")
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -76,9 +110,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--repeats", type=int, default=5, help="timed repeats of the throughput measurement"
     )
     quickstart.set_defaults(run=_quickstart)
-    report = commands.add_parser("report", help="one table, and a plot, from several evaluation.json files")
-    report.add_argument("reports", nargs="+", metavar="EVALUATION_JSON")
-    report.add_argument("--plot", metavar="PNG", help="draw the accuracy/speedup frontier")
+    report = commands.add_parser(
+        "report", help="tables, the frontier plot and a page from results stores or evaluation.json files"
+    )
+    report.add_argument(
+        "reports",
+        nargs="+",
+        metavar="RESULTS",
+        help="runs.jsonl, evaluation.json files, or a CSV file of points",
+    )
+    report.add_argument("--task", help="which, where there are several (default: all; a plot needs one)")
+    report.add_argument(
+        "--plot", action="append", metavar="PATH", help="draw the accuracy/speedup frontier, .png or .svg"
+    )
+    report.add_argument("--markdown", metavar="PATH", help="write the tables")
+    report.add_argument("--csv", metavar="PATH", help="write the rows")
+    report.add_argument("--html", metavar="PATH", help="write a page with tables and plots")
     report.set_defaults(run=_report)
     add_commands(commands)
     add_command(commands)

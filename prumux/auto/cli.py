@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from prumux.reports.methods import shown_sparsity
+
 if TYPE_CHECKING:  # scipy is imported when a command needs it
     from prumux.auto.points import Point
     from prumux.auto.search import AutoPruMUX
@@ -110,7 +112,7 @@ def _give(arguments: argparse.Namespace, table: str, values: dict[str, Any]) -> 
 def _fit(arguments: argparse.Namespace) -> str:
     from prumux.auto.points import read_points
     from prumux.auto.search import choose_task
-    from prumux.auto.tables import markdown, shown
+    from prumux.reports.tables import markdown
 
     points = read_points(arguments.results)
     tasks = (
@@ -123,7 +125,8 @@ def _fit(arguments: argparse.Namespace) -> str:
         left, quality = model.left_out(), model.quality()
         for r in left:
             rows.append([
-                task, str(r.num_instances), shown(r.sparsity), f"{r.accuracy:.4f}", f"{r.predicted_accuracy:.4f}",
+                task, str(r.num_instances), shown_sparsity(r.sparsity), f"{r.accuracy:.4f}",
+                f"{r.predicted_accuracy:.4f}",
                 f"{r.throughput:.1f}", f"{r.predicted_throughput:.1f}",
             ])  # fmt: skip
         values[task] = quality | {
@@ -139,7 +142,7 @@ def _fit(arguments: argparse.Namespace) -> str:
 
 
 def _predict(arguments: argparse.Namespace) -> str:
-    from prumux.auto.tables import markdown, shown
+    from prumux.reports.tables import markdown
 
     _, model = _fitted(arguments)
     predictions = model.predict(
@@ -151,7 +154,7 @@ def _predict(arguments: argparse.Namespace) -> str:
     )
     threshold = model.threshold(arguments.loss_budget)
     rows = [
-        [str(i), p.method, str(p.num_instances), shown(p.sparsity),
+        [str(i), p.method, str(p.num_instances), shown_sparsity(p.sparsity),
          f"{p.accuracy:.4f}" + (f" ± {p.accuracy_error:.4f}" if p.accuracy_error else ""), f"{p.throughput:.1f}x",
          "measured" if p.measured else "predicted"]
         for i, p in enumerate(predictions, start=1)
@@ -169,7 +172,7 @@ def _predict(arguments: argparse.Namespace) -> str:
 
 def _next(arguments: argparse.Namespace) -> str:
     from prumux.auto.search import replay
-    from prumux.auto.tables import markdown, shown
+    from prumux.reports.tables import markdown
 
     points, model = _fitted(arguments)
     if arguments.replay:
@@ -183,7 +186,7 @@ def _next(arguments: argparse.Namespace) -> str:
         return _give(arguments, table, {"task": model.task, "replays": replays})
     runs = model.next_runs(arguments.loss_budget, arguments.top)
     rows = [
-        [str(r["num_instances"]), shown(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",
+        [str(r["num_instances"]), shown_sparsity(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",
          f"{r['throughput']:.1f}x", f"{r['probability']:.0%}", f"{r['expected_gain']:.2f}x"]
         for r in runs
     ]  # fmt: skip
@@ -194,9 +197,7 @@ def _next(arguments: argparse.Namespace) -> str:
 
 
 def _key(key: Sequence[float]) -> str:
-    from prumux.auto.tables import shown
-
-    return f"({key[0]:g}, {shown(key[1])})"
+    return f"({key[0]:g}, {shown_sparsity(key[1])})"
 
 
 def _table(arguments: argparse.Namespace) -> str:

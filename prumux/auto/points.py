@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
+from prumux.reports.methods import PAPER, method_name
 from prumux.reports.store import read_lines
 
 COLUMNS = ("task", "num_instances", "sparsity", "accuracy", "throughput")
@@ -39,13 +40,6 @@ class Point:
     @property
     def method(self) -> str:
         return method_name(self.num_instances, self.sparsity)
-
-
-def method_name(num_instances: int, sparsity: float) -> str:
-    """What the paper calls a model: dense, CoFi, DataMUX or PruMUX."""
-    if num_instances == 1:
-        return "dense" if sparsity == 0 else "CoFi"
-    return "DataMUX" if sparsity == 0 else "PruMUX"
 
 
 def read_points(paths: str | Path | Sequence[str | Path]) -> list[Point]:
@@ -129,6 +123,8 @@ def _from_store(path: Path) -> list[Point]:
     for number, line in enumerate(read_lines([path]), start=1):
         if line["kind"] != "evaluation" or line.get("accuracy") is None or line.get("speedup") is None:
             continue
+        if line.get("method", PAPER[0]) not in PAPER or line.get("ensemble", 1) != 1:
+            continue  # a rival, or slots shared by one input
         point = _checked(str(path), number, line | {"throughput": line["speedup"]})
         model = (point.task, *point.key, line.get("checkpoint"))
         newest[model] = point  # evaluated again: the last counts

@@ -12,8 +12,9 @@ from typing import Any
 from scipy.stats import norm
 
 from prumux.auto.models import THROUGHPUT_MODELS, Key, OutOfRange, Surface
-from prumux.auto.points import Point, method_name, points_of, read_points
+from prumux.auto.points import Point, points_of, read_points
 from prumux.errors import UserError
+from prumux.reports.methods import method_name
 
 POINTS = 100  # budgets are in points, accuracies are fractions
 SLACK = 1e-9  # of a comparison with the threshold: rounding must not exclude a point that meets it

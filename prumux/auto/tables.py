@@ -7,17 +7,10 @@ from typing import Any
 
 from prumux.auto.points import Point
 from prumux.auto.search import AutoPruMUX
+from prumux.reports.methods import shown_sparsity
+from prumux.reports.tables import markdown
 
 Build = Callable[[str], AutoPruMUX]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned Markdown, all columns to the left."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
-    body = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    rule = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [body[0], rule, *body[1:]])
 
 
 def table_1(quality: Mapping[str, Mapping[str, float]]) -> str:
@@ -49,14 +42,9 @@ def table_3(rates: Mapping[str, float]) -> str:
     )
 
 
-def shown(sparsity: float) -> str:
-    """Two decimals, or as many as it has."""
-    return f"{sparsity:.2f}" if abs(sparsity - round(sparsity, 2)) < 1e-9 else f"{sparsity:g}"
-
-
 def _pair(prediction: Sequence[float]) -> str:
     n, s, throughput = prediction
-    return f"({n:g}, {shown(s)}), {throughput:.1f}"
+    return f"({n:g}, {shown_sparsity(s)}), {throughput:.1f}"
 
 
 def _two_in_a_row(cells: list[list[str]]) -> list[list[str]]:

@@ -17,10 +17,10 @@ from prumux.errors import UserError
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
 from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers
+from prumux.reports.methods import method_name
 
 logger = logging.getLogger(__name__)
 
-DENSE_SPARSITY = 0.005  # below this a model counts as not pruned
 BERT_TOKENIZER = "bert-base-uncased"  # of every model that the authors published without one
 BROKEN_FOLDER = (
     OSError,
@@ -57,7 +57,7 @@ def load_model(path: str | Path, name: str | None = None, tokenizer: str | None 
         raise UserError(
             f"{shown(path)} has no weights for {missing[0]}: finetune it first, or name another --model"
         )
-    name = name or method(instances(model), size(model)["sparsity"])
+    name = name or method_name(instances(model), size(model)["sparsity"])
     return Candidate(name, model, _tokenizer(Path(path), model, tokenizer), str(shown(path)))
 
 
@@ -143,13 +143,6 @@ def _auto_class(config: Any) -> Any:
     return (
         AutoModelForTokenClassification if is_token_classifier(config) else AutoModelForSequenceClassification
     )
-
-
-def method(num_instances: int, sparsity: float) -> str:
-    """The paper's name of a point (N, s): dense, CoFi (pruned), DataMUX (multiplexed) or PruMUX (both)."""
-    if sparsity < DENSE_SPARSITY:
-        return "dense" if num_instances == 1 else "DataMUX"
-    return "CoFi" if num_instances == 1 else "PruMUX"
 
 
 def size(model: torch.nn.Module) -> dict[str, Any]:

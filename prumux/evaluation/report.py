@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from prumux.errors import UserError
 from prumux.evaluation.archive import from_archive
-from prumux.evaluation.load import Candidate, is_token_classifier, load_baseline, load_model, method, size
+from prumux.evaluation.load import Candidate, is_token_classifier, load_baseline, load_model, size
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import check_ensemble, evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
 from prumux.models.heads import PrumuxClassifier
+from prumux.reports.methods import method_name
 from prumux.reports.store import append, checkpoint_hash
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate_candidates(
     dtype = resolve_dtype("float32" if settings.dtype == INT8 else settings.dtype, device)
     if settings.engine not in ENGINES:
         raise UserError(f"unknown engine '{settings.engine}': choose one of {', '.join(ENGINES)}")
+    dense_layers = next(config_layers(c.model) for c in candidates if c.name == baseline)
     rows: list[dict[str, Any]] = []
     engines: dict[str, InferenceEngine] = {}
     for candidate in candidates:
@@ -95,7 +97,10 @@ def evaluate_candidates(
             {
                 "model": candidate.name,
                 "path": candidate.path,
-                "method": method(instances(model), counted["sparsity"]),
+                "method": method_name(
+                    instances(model), counted["sparsity"], config_layers(model), dense_layers
+                ),
+                "layers": config_layers(model),
                 "num_instances": instances(model),
                 "ensemble": _ensemble(model, settings),
                 **counted,
@@ -226,6 +231,8 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
             target = read_run(path).get("target_sparsity")
         fields = {
             "task": report["task"],
+            "method": row["method"],
+            "layers": row["layers"],
             "num_instances": row["num_instances"],
             "sparsity": round(row["sparsity"], 2) if target is None else target,
             "true_sparsity": row["sparsity"],
@@ -292,6 +299,11 @@ def _metrics(
         num_instances=instances(candidate.model),
         ensemble=_ensemble(candidate.model, settings),
     )
+
+
+def config_layers(model: Any) -> int:
+    """Layers of the encoder before pruning."""
+    return int(model.config.num_hidden_layers)
 
 
 def _ensemble(model: Any, settings: Settings) -> int:

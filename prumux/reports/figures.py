@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prumux.errors import UserError
+from prumux.reports.methods import FEWER_LAYERS, shown_sparsity
 from prumux.reports.provenance import atomic_file
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "CoFi": {"marker": "s", "linestyle": "--", "color": "#08519c", "markersize": 7},
     "DataMUX": {"marker": "^", "linestyle": ":", "color": "#e6850e", "markersize": 8},
     "PruMUX": {"marker": "o", "linestyle": "-", "color": "#238b45", "markersize": 7},
+    FEWER_LAYERS: {"marker": "D", "linestyle": "-.", "color": "0.55", "markersize": 6},
 }
 # where a label may be, in points from its marker, by preference: to the right, to the left, further off
 LABEL_OFFSETS = [(x, y) for far in (0, 12, 24) for y in (6 + far, -14 - far) for x in (7 + far, -7 - far)]
@@ -38,9 +40,13 @@ def pareto_frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, 
 
 
 def plot_frontier(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "accuracy", title: str | None = None
+    rows: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    metric: str = "accuracy",
+    title: str | None = None,
+    floor: tuple[str, float] | None = None,
 ) -> Path:
-    """Draw the tradeoff of accuracy and speedup as a PNG; accuracy falls to the right, as in the paper's
+    """Draw the tradeoff of accuracy and speedup as a PNG or SVG; accuracy falls to the right, as in the paper's
     figures.
 
     Args:
@@ -48,7 +54,8 @@ def plot_frontier(
             fraction) and ``speedup``; rows without score or speedup are left out. Each point is labelled (N,
             s); a method's line and the grey frontier join the points that nothing (of the method, of all)
             beats.
-        path: the file to write; folders are created.
+        path: the file to write, ``.svg`` or else a PNG; folders are created.
+        floor: name and score of what needs no encoder at all, drawn as a line.
         metric: name of the score on the axis.
 
     Raises:
@@ -57,6 +64,7 @@ def plot_frontier(
     drawn = [row for row in rows if row.get("score") is not None and row.get("speedup") is not None]
     if not drawn:
         raise UserError("nothing to plot: no row has both a score and a speedup")
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
@@ -83,6 +91,8 @@ def plot_frontier(
     if max(speedups) > 12 * min(speedups):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if floor is not None:
+        axes.axvline(100 * floor[1], color="0.3", linestyle=(0, (1, 3)), label=floor[0], zorder=1)
     axes.margins(x=0.12, y=0.15)
     axes.invert_xaxis()
     axes.set_xlabel(f"{metric} on the development set (%)")
@@ -94,8 +104,18 @@ def plot_frontier(
     canvas.draw()  # fixes the axes, so that labels can be placed
     _label(axes, drawn, legend.get_window_extent(), canvas.get_renderer())
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        if Path(path).suffix.lower() == ".svg":
+            with rc_context({"svg.hashsalt": "prumux"}):  # the same rows give the same file
+                figure.savefig(temporary, format="svg", metadata={"Date": None})
+        else:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    if row["method"] == FEWER_LAYERS:
+        return f"{row['layers']} layer{'s' if row['layers'] != 1 else ''}"
+    return f"({row['num_instances']}, {shown_sparsity(row['sparsity'])})"
 
 
 def _point(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -113,7 +133,7 @@ def _label(axes: Axes, rows: Sequence[Mapping[str, Any]], legend: Bbox, renderer
     taken.append(legend)
     for row in rows:
         text = axes.annotate(
-            f"({row['num_instances']}, {row['sparsity']:.2f})",
+            _where(row),
             _point(row),
             xytext=LABEL_OFFSETS[0],
             textcoords="offset points",

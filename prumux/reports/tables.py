@@ -8,6 +8,15 @@ from typing import Any
 MISSING = "-"
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown, all columns to the left."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    body = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [body[0], rule, *body[1:]])
+
+
 def format_table(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> str:
     """Rows -> a Markdown table whose columns are aligned, first column to the left and numbers to the right.
 
@@ -17,8 +26,8 @@ def format_table(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") ->
             ``examples_per_second``, ``speedup``. A value that is missing or None is shown as "-".
         metric: heading of the score's column.
     """
-    header = ["model", "N", "sparsity", "parameters", metric, "examples/s", "speedup"]
-    cells = [header, *(_cells(row) for row in rows)]
+    header, lines = row_cells(rows, metric)
+    cells = [header, *lines]
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(header))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -29,6 +38,12 @@ def format_table(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") ->
         for line in cells
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]])
+
+
+def row_cells(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of :func:`format_table`."""
+    header = ["model", "N", "sparsity", "parameters", metric, "examples/s", "speedup"]
+    return header, [_cells(row) for row in rows]
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from prumux.auto.points import method_name, points_of, read_points
+from prumux.auto.points import points_of, read_points
 from prumux.errors import UserError
+from prumux.reports.methods import method_name
 from prumux.reports.store import append
 
 HEADER = "task,num_instances,sparsity,accuracy,throughput\n"

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from prumux.errors import UserError
 from prumux.reports.figures import STYLES, pareto_frontier, plot_frontier
+from prumux.reports.methods import PAPER
 
 
 def row(method, num_instances, sparsity, score, speedup):
@@ -73,7 +74,7 @@ def test_the_figure_shows_every_point_with_its_label(tmp_path, axes):
     assert "accuracy" in drawn.get_xlabel()
     assert "%" in drawn.get_xlabel()
     assert "examples/s" in drawn.get_ylabel()
-    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["Pareto frontier", *STYLES]
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["Pareto frontier", *PAPER]
     boxes = [Text.get_window_extent(text) for text in drawn.texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     assert [p.name for p in path.parent.iterdir()] == ["frontier.png"]

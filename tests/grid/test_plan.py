@@ -1,0 +1,84 @@
+"""A grid's file becomes commands that run_glue.py and evaluation.py understand, in an order that can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prumux.errors import UserError
+from prumux.grid.plan import PROJECT, plan, read_grid
+from prumux.training.arguments import parse_arguments
+
+TOY = {
+    "tasks": ["toy", "toy-nli"], "num_instances": [1, 2], "sparsity": [0, 0.4, 0.6],
+    "config": "configs/models/toy.json",
+    "recipe": "configs/recipes/quickstart.yaml", "layers": [1], "learning_rate": [5e-4, 1e-4],
+}  # fmt: skip
+
+
+def written(tmp_path, **changes) -> Path:
+    file = tmp_path / "grid.yaml"
+    values = {key: value for key, value in {**TOY, **changes}.items() if value is not None}
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.mark.parametrize("in_one_run", [False, True])
+def test_every_command_parses_and_follows_what_it_needs(tmp_path, monkeypatch, in_one_run):
+    monkeypatch.chdir(tmp_path)
+    jobs = plan(read_grid(written(tmp_path, in_one_run=in_one_run)))
+    seen = set()
+    for job in jobs:
+        assert set(job.needs) <= seen, job.name
+        assert job.name not in seen
+        seen.add(job.name)
+        if job.trains:
+            parse_arguments(job.argv)
+    toy = [job for job in jobs if job.task == "toy"]
+    assert len(toy) == len(jobs) / 2
+    kinds = [job.argv[job.argv.index("--setting") + 1] for job in toy if job.trains]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "baseline": 1, "retrieval_pretraining": 1, "pruning": 2 if in_one_run else 4, "finetuning": 1 + 1 + 8,
+    }  # fmt: skip
+    assert sum(not job.trains for job in toy) == 1 + 1 + 1 + 4  # dense, one layer, mux, four pruned points
+
+
+def test_seeds_have_folders_of_their_own(tmp_path):
+    jobs = plan(read_grid(written(tmp_path, seeds=[1, 2], tasks=["toy"])))
+    assert len({job.result for job in jobs}) == len(jobs)
+    assert {job.argv[job.argv.index("--seed") + 1] for job in jobs if job.trains} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "configs" / "grids").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_grids_that_come_with_the_project(path):
+    assert plan(read_grid(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsity": None}, "missing: sparsity"),
+        ({"sparsities": [0.5]}, "unknown: sparsities"),
+        ({"sparsity": [60]}, "sparsity 0 to 0.99"),
+        ({"num_instances": [0]}, "num_instances from 1 on"),
+        ({"num_instances": ["two"]}, "value of a wrong kind"),
+        ({"tasks": []}, "at least one task"),
+        ({"model": "x"}, "either model"),
+        ({"recipe": "missing.yaml"}, "can't read the recipe"),
+    ],
+)
+def test_one_clear_line(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        plan(read_grid(written(tmp_path, **changes)))
+
+
+def test_no_grid(tmp_path):
+    with pytest.raises(UserError, match="can't read the grid"):
+        read_grid(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="holds no mapping"):
+        read_grid(tmp_path / "list.yaml")
