@@ -125,7 +125,7 @@ set_recipe() {
     RECIPE=${RECIPE:-$PROJECT/configs/recipes/quickstart.yaml}
     CONFIG=${CONFIG:-$PROJECT/configs/models/toy.json}
   else
-    RECIPE=${RECIPE:-$PROJECT/configs/recipes/paper.yaml}
+    RECIPE=${RECIPE:-$PROJECT/configs/recipes/prumux.yaml}
   fi
 }
 
@@ -137,6 +137,7 @@ teacher_dir() { # teacher_dir TASK N: the folder of the finetuned, not pruned mo
 # example (the embedded task when there are no arguments at all), and PRUNED_DIR.
 parse_triple() {
   if [ $# -eq 0 ]; then TASK=toy; else TASK=$(canonical_task "${1:-MNLI}"); fi
+  LAYER_ALPHA_GIVEN=${4:-} CE_ALPHA_GIVEN=${5:-}
   N=${3:-2} LAYER_ALPHA=${4:-0.9} CE_ALPHA=${5:-0.1} LAYER_DISTILL_VERSION=${6:-4}
   [[ ${2:-0.60} =~ ^[0-9]*\.?[0-9]+$ ]] || fail "SPARSITY must be a number from 0 to 0.99, got '$2': TASK SPARSITY N ..."
   [[ $N =~ ^[1-9][0-9]*$ ]] || fail "N must be a whole number from 1 on, got '$N': TASK SPARSITY N ..."
@@ -148,15 +149,30 @@ parse_triple() {
   set_recipe "$TASK"
 }
 
-# set_teacher: TEACHER from the environment, else the one trained here, else the authors' on the hub; an embedded task's
-# teacher is trained first.
+dense_teaches() { # does the recipe let the dense model teach multiplexed ones
+  grep -q '^teacher: *dense' "$RECIPE" 2>/dev/null
+}
+
+instances_of() { # instances_of FOLDER: N of the model in it, 1 where that isn't said
+  sed -n 's/.*"num_instances": *\([0-9]*\).*/\1/p' "$1/config.json" 2>/dev/null | head -n 1 | grep . || echo 1
+}
+
+# set_teacher: START, the model that is pruned (MODEL of the environment), and TEACHER, the one it learns from (of the
+# environment); else those trained here, else the authors' on the hub; an embedded task's are trained first.
 set_teacher() {
-  local ours
-  ours=$(teacher_dir "$TASK" "$N")
+  local ours dense
+  ours=$(teacher_dir "$TASK" "$N") dense=$(teacher_dir "$TASK" 1)
   if [ -n "${TEACHER:-}" ]; then
+    START=${MODEL:-$TEACHER}
+    if [ -z "${MODEL:-}" ] && [ "$N" != 1 ] && [ -e "$TEACHER/config.json" ] && [ "$(instances_of "$TEACHER")" = 1 ]; then
+      START=$ours/best # a dense teacher of a multiplexed model
+    fi
     return
   elif [ -e "$ours/best/config.json" ]; then
     TEACHER=$ours/best
+    START=${MODEL:-$TEACHER}
+    ! dense_teaches || [ ! -e "$dense/best/config.json" ] || TEACHER=$dense/best
+    return
   elif is_embedded "$TASK"; then
     train_teacher
     TEACHER=$ours/best
@@ -171,6 +187,7 @@ set_teacher() {
     fail "no finetuned model to start from in $ours/best: train it (bash $PROJECT/scripts/run_glue.sh -N $N -s $setting" \
       "--task $TASK --model_path ... --do_train --do_eval) or name one: TEACHER=/path/to/model"
   fi
+  START=${MODEL:-$TEACHER}
 }
 
 check_task() { # ends with the list of tasks when TASK is none and no files of the user's own are named
@@ -208,10 +225,13 @@ common_arguments() {
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
 }
 
-# distillation_arguments: DISTILLATION, from set_teacher and parse_triple
+# distillation_arguments: DISTILLATION, from set_teacher and parse_triple. What the command line doesn't say is the
+# recipe's, where that has a dense teacher, else the paper's.
 distillation_arguments() {
-  DISTILLATION=(--distillation_path "$TEACHER" --distill_layer_loss_alpha "$LAYER_ALPHA"
-    --distill_ce_loss_alpha "$CE_ALPHA" --layer_distill_version "$LAYER_DISTILL_VERSION")
+  DISTILLATION=(--distillation_path "$TEACHER")
+  [ -z "$LAYER_ALPHA_GIVEN" ] && dense_teaches || DISTILLATION+=(--distill_layer_loss_alpha "$LAYER_ALPHA")
+  [ -z "$CE_ALPHA_GIVEN" ] && dense_teaches || DISTILLATION+=(--distill_ce_loss_alpha "$CE_ALPHA")
+  DISTILLATION+=(--layer_distill_version "$LAYER_DISTILL_VERSION")
 }
 
 # next_step TEXT COMMAND...: what to do after a run, as a line that can be pasted

@@ -6,11 +6,12 @@
 # Environment, all optional:
 #   DATA_DIR                     folder in GLUE's own file layout instead of the hub
 #   TRAIN_FILE, VALIDATION_FILE  your own CSV, TSV or JSON files
-#   TEACHER                      model to distil from (default out/TASK/mux_N/best, for N=1 out/TASK/dense/best; for
-#                                MNLI, QNLI, QQP and SST-2 the authors' on the hub when there is none)
-#   MODEL                        initial weights (default the teacher)
+#   MODEL                        model to prune (default out/TASK/mux_N/best, for N=1 out/TASK/dense/best; for MNLI,
+#                                QNLI, QQP and SST-2 the authors' on the hub when there is none)
+#   TEACHER                      model to distil from (default out/TASK/dense/best; with RECIPE=configs/recipes/paper.yaml,
+#                                or without that model, the one that is pruned)
 #   OUTPUT_DIR                   root of the output folders (default out in the project)
-#   RECIPE                       hyperparameters (default configs/recipes/paper.yaml)
+#   RECIPE                       hyperparameters (default configs/recipes/prumux.yaml)
 #   EPOCHS, BATCH_SIZE (groups per batch), SEED, EXTRA (more flags of run_glue.py)
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 # shellcheck source=scripts/common.sh
@@ -25,7 +26,7 @@ common_arguments
 distillation_arguments
 # shellcheck disable=SC2086  # EXTRA holds several flags
 run "$PROJECT/run_glue.py" --setting pruning "${ARGS[@]}" --target_sparsity "$SPARSITY" \
-  --model_name_or_path "${MODEL:-$TEACHER}" "${DISTILLATION[@]}" --do_train --do_eval \
+  --model_name_or_path "$START" "${DISTILLATION[@]}" --do_train --do_eval \
   --output_dir "$PRUNED_DIR" ${EXTRA:-}
 
 next_step "pruned model: $PRUNED_DIR/best. Next, finetune it:" \

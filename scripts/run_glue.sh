@@ -9,13 +9,14 @@
 #   --lr LR                  learning rate
 #   --batch_size B           groups per batch, after multiplexing: a batch holds B*N inputs
 #   --config_name FILE       architecture, such as configs/models/bert_base.json (weights start at random)
-#   --model_path MODEL       weights to start from: folder or hub name
+#   --model_path MODEL       weights to start from: folder or hub name (default of multiplexed models: out/TASK/dense/best,
+#                            which also teaches them; not with RECIPE=configs/recipes/paper.yaml)
 #   --learn_muxing           train the multiplexing vectors
 #   --do_train, --do_eval    what to do; both when neither is given
 #   --data_dir DIR           folder in GLUE's own file layout (environment: DATA_DIR)
 #   --output_dir DIR         this run's folder (default out/TASK/dense, retrieval_N, mlm_N or mux_N)
 #   -h, --help
-# What is not given comes from the recipe (environment: RECIPE, default configs/recipes/paper.yaml).
+# What is not given comes from the recipe (environment: RECIPE, default configs/recipes/prumux.yaml).
 # Environment: OUTPUT_DIR (root, default out), TRAIN_FILE, VALIDATION_FILE, EPOCHS, BATCH_SIZE, SEED, EXTRA (flags passed on).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 # shellcheck source=scripts/common.sh
@@ -74,6 +75,12 @@ esac
 [ "$SETTING-$N" != finetuning-1 ] || name=dense
 RUN_DIR=${RUN_DIR:-$OUTPUT_DIR/$TASK/$name}
 set_recipe "$TASK"
+dense=$(teacher_dir "$TASK" 1)/best
+if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches && [ -e "$dense/config.json" ]; then
+  FLAGS+=(--distillation_path "$dense")
+  [ -n "$MODEL_GIVEN" ] || FLAGS+=(--model_name_or_path "$dense")
+  MODEL_GIVEN=1
+fi
 [ -n "$MODEL_GIVEN" ] || [ -z "${CONFIG:-}" ] || FLAGS+=(--config_name "$CONFIG")
 
 setup

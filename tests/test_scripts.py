@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -74,14 +75,17 @@ def test_task_names_are_those_of_the_package() -> None:
     assert done.stdout.split() == [*spellings.values(), "my-own_Task"]
 
 
+PAPER = str(PROJECT / "configs/recipes/paper.yaml")
+
+
 def test_pruning_of_the_papers_example() -> None:
-    done = bash(script("run_PruMUX.sh"), "MNLI", TEACHER="teacher")
+    done = bash(script("run_PruMUX.sh"), "MNLI", TEACHER="teacher", RECIPE=PAPER)
     [call] = planned(done)
     folder = PROJECT / "out/MNLI/PruMUX/MNLI_sparsity0.60_2_4_0.9"
     assert call == {
         "--setting": "pruning",
         "--task_name": "MNLI",
-        "--recipe": str(PROJECT / "configs/recipes/paper.yaml"),
+        "--recipe": PAPER,
         "--num_instances": "2",
         "--target_sparsity": "0.60",
         "--model_name_or_path": "teacher",
@@ -98,7 +102,7 @@ def test_pruning_of_the_papers_example() -> None:
 
 
 def test_finetuning_of_the_papers_example() -> None:
-    done = bash(script("run_PruMUX_FT.sh"), "MNLI", TEACHER="teacher")
+    done = bash(script("run_PruMUX_FT.sh"), "MNLI", TEACHER="teacher", RECIPE=PAPER)
     [call] = planned(done)
     pruned = PROJECT / "out/MNLI/PruMUX/MNLI_sparsity0.60_2_4_0.9"
     assert call["--setting"] == "finetuning"
@@ -107,6 +111,32 @@ def test_finetuning_of_the_papers_example() -> None:
     assert call["--distillation_path"] == "teacher"
     assert call["--output_dir"] == str(pruned / "FT-lr3e-5")
     assert "evaluation.py MNLI 0.60 2" in done.stderr
+
+
+def test_the_default_recipe_lets_the_dense_model_teach(tmp_path) -> None:
+    """Multiplexed models start from the dense one and learn from it; what the command line names wins."""
+    for name, instances in (("dense", 1), ("mux_2", 2)):
+        (tmp_path / "SST-2" / name / "best").mkdir(parents=True)
+        config = tmp_path / "SST-2" / name / "best" / "config.json"
+        config.write_text(json.dumps({"num_instances": instances}, indent=2))
+    dense, mux = (str(tmp_path / "SST-2" / name / "best") for name in ("dense", "mux_2"))
+    here = {"OUTPUT_DIR": str(tmp_path)}
+    [multiplexing] = planned(bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", **here))
+    assert multiplexing["--model_name_or_path"] == multiplexing["--distillation_path"] == dense
+    [own] = planned(bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", "--model_path", "m", **here))
+    assert (own["--model_name_or_path"], own["--distillation_path"]) == ("m", dense)
+    for flags in ({}, {"TEACHER": dense}):
+        [pruning] = planned(bash(script("run_PruMUX.sh"), "SST-2", "0.6", "2", **flags, **here))
+        assert (pruning["--model_name_or_path"], pruning["--distillation_path"]) == (mux, dense)
+        assert "--distill_ce_loss_alpha" not in pruning, "the recipe's"
+    [paper] = planned(bash(script("run_PruMUX.sh"), "SST-2", "0.6", "2", RECIPE=PAPER, **here))
+    assert paper["--model_name_or_path"] == paper["--distillation_path"] == mux
+    [given] = planned(bash(script("run_PruMUX.sh"), "SST-2", "0.6", "2", "0.7", "0.3", **here))
+    assert (given["--distill_layer_loss_alpha"], given["--distill_ce_loss_alpha"]) == ("0.7", "0.3")
+    [finetuning] = planned(bash(script("run_PruMUX_FT.sh"), "SST-2", "0.6", "2", **here))
+    assert finetuning["--learning_rate"] == "1e-4"
+    [paper] = planned(bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", RECIPE=PAPER, **here))
+    assert "--distillation_path" not in paper
 
 
 def test_every_argument_is_positional() -> None:
@@ -226,7 +256,7 @@ def test_run_glue_as_in_datamux() -> None:
     assert call == {
         "--setting": "finetuning",
         "--task_name": "MNLI",
-        "--recipe": str(PROJECT / "configs/recipes/paper.yaml"),
+        "--recipe": str(PROJECT / "configs/recipes/prumux.yaml"),
         "--num_instances": "2",
         "--demuxing_variant": "index",
         "--muxing_variant": "gaussian_hadamard",

@@ -18,12 +18,14 @@ from transformers import HfArgumentParser, TrainingArguments
 from prumux.data.tasks import get_task
 from prumux.errors import UserError
 from prumux.models.demultiplexers import DEMULTIPLEXERS, DEMUXING_ALIASES
+from prumux.models.loading import FIXED_BY_WEIGHTS
 from prumux.models.multiplexers import MULTIPLEXERS, MUXING_ALIASES
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
 
 SETTINGS = ("baseline", "retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning")
 PRETRAINING = ("retrieval_pretraining", "mlm_pretraining")
+MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances")
 CRITERIA = ("l0", "gradient")  # learned gates (CoFi), or scores by the gradient (GRAIN)
 INITIAL_GATES = ("uniform", "fisher")
 SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
@@ -316,6 +318,8 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
         name = "finetuning"
     elif name == "finetuning" and first.distillation_path is not None and _may_be_pruned(first):
         name = "finetuning_pruned"
+    elif name == "finetuning" and first.distillation_path is not None and instances == 1:
+        name = "distillation" if isinstance(recipe, dict) and "distillation" in recipe else name
     if isinstance(recipe, dict) and name not in recipe:
         raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
     section = _mapping(recipe, name, path)
@@ -326,6 +330,9 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
     }
     if instances == 1:
         section |= without_mux
+    if (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1:
+        # how a model multiplexes is settled by its weights; a recipe says it for those that are made from a plain one
+        section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
         section |= small
     known = {action.dest for action in parser._actions} - {"help", "recipe", "setting"}

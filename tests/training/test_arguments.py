@@ -302,3 +302,27 @@ def test_epochs_on_the_command_line_overrule_the_recipes_steps(tmp_path):
 def test_flags_that_nothing_reads_are_refused(flag):
     with pytest.raises(UserError, match=f"--{flag.split()[0]} is not supported"):
         parse_arguments(["--task_name", "toy", *f"--{flag}".split()])
+
+
+def test_a_recipe_does_not_say_how_a_multiplexed_model_was_made(tmp_path):
+    """Its values for new multiplexers hold for those made from a plain model; the command line's always."""
+    (tmp_path / "config.json").write_text('{"num_instances": 2, "muxing_variant": "gaussian_hadamard"}')
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "finetuning: {muxing_variant: binary_hadamard, separate_instances: true, learning_rate: 0.5}"
+    )
+    plain = parse(f"--recipe {file} --num_instances 2")
+    assert (plain.model.muxing_variant, plain.model.separate_instances) == ("binary_hadamard", True)
+    multiplexed = parse(f"--recipe {file} --model_path {tmp_path}")
+    assert (multiplexed.model.muxing_variant, multiplexed.model.separate_instances) == (None, False)
+    assert multiplexed.training.learning_rate == 0.5
+
+
+def test_which_section_a_taught_run_reads(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("teacher: dense\n" + "".join(
+        f"{name}: {{seed: {seed}}}\n" for seed, name in enumerate(("finetuning", "distillation", "finetuning_pruned"))
+    ))  # fmt: skip
+    for n, kept, seed in ((1, "null", 1), (2, "null", 0), (1, "[1]", 2), (2, "[1]", 2)):
+        (tmp_path / "config.json").write_text(f'{{"num_instances": {n}, "kept_heads": {kept}}}')
+        assert parse(f"--recipe {file} --model_path {tmp_path} --teacher t").training.seed == seed
