@@ -39,8 +39,8 @@ class Gates(nn.Module):
     def observe(self, loss: Tensor) -> None:
         """Look at the gradient of the prediction's ``loss`` under the masks that ``sample`` gave last."""
 
-    def deterministic(self, shift: float = 0.0) -> Masks:
-        """Evaluation masks; the larger ``shift``, the more is kept."""
+    def deterministic(self, shift: float | None = None) -> Masks:
+        """Evaluation masks: those of now, or with ``shift`` others, the larger the more is kept."""
         raise NotImplementedError
 
     def importance(self, family: str) -> Tensor:

@@ -145,8 +145,9 @@ class L0Gates(Gates):
         return Masks(**masks)
 
     @torch.no_grad()
-    def deterministic(self, shift: float = 0.0) -> Masks:
+    def deterministic(self, shift: float | None = None) -> Masks:
         """Evaluation masks; ``shift`` is added to every log alpha where it decides what is kept."""
+        shift = shift or 0.0
         config = self.config
         units = {"head": config.heads_per_layer, "intermediate": config.intermediate_per_layer}
         masks = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -19,6 +20,7 @@ SCORED = ("head", "intermediate", "hidden")  # whole blocks go when their last h
 DECAY = 0.98  # of the running mean of the scores, per look
 LOOK_EVERY = 4  # steps between looks at the gradient
 TINY = 1e-12
+ROUNDING = 1e-9  # a third of 12 units is 4, not 3
 
 
 def unit_parameters(config: PrumuxConfig, family: str) -> int:
@@ -100,7 +102,9 @@ class ScoreGates(Gates):
             score += weight * (gradient.abs().to(score) - score)
 
     @torch.no_grad()
-    def deterministic(self, shift: float = 0.0) -> Masks:
+    def deterministic(self, shift: float | None = None) -> Masks:
+        if shift is None:
+            return self.masks()
         masks = {}
         for family in self.sizes:
             kept = (self.importance(family) + shift > 0).float()
@@ -123,6 +127,38 @@ class ScoreGates(Gates):
 
     def schedule(self, share: float) -> float:
         return 1 - (1 - share) ** 3
+
+
+class UniformGates(ScoreGates):
+    """Keeps the same share of every layer's heads and FFN dimensions and of the hidden dimensions, the best by score.
+
+    For encoders of which several copies shall stand side by side, see ``models/partition.py``.
+    """
+
+    def __init__(self, config: PrumuxConfig) -> None:
+        super().__init__(config)
+
+    def narrow(self, copies: int) -> float:
+        """Sparsity of the largest structure of which ``copies`` fit into the dense encoder side by side.
+
+        The smallest share of the residual stream counts, see ``BinaryHadamard``.
+        """
+        width = self.config.hidden_size
+        last = width - (copies - 1) * math.ceil(width / copies)
+        return self.cost.removed(self._uniform((last if last > 0 else width // copies) / width))
+
+    @torch.no_grad()
+    def deterministic(self, shift: float | None = None) -> Masks:
+        return self.masks() if shift is None else self._uniform(1 / (1 + math.exp(-shift)))
+
+    def _uniform(self, share: float) -> Masks:
+        masks = {}
+        for family, size in self.sizes.items():
+            units = size[-1]
+            count = max(1, int(share * units + ROUNDING))
+            order = self.score(family).view(-1, units).argsort(dim=1, descending=True, stable=True)[:, :count]
+            masks[family] = torch.zeros(order.shape[0], units).scatter_(1, order.cpu(), 1.0).view(size)
+        return Masks(**masks)
 
 
 def fisher_scores(

@@ -90,7 +90,8 @@ class ModelArguments:
     separate_instances: bool = field(
         default=False,
         metadata={
-            "help": "Start as N narrow encoders side by side, cut out of a plain one (binary_hadamard)."
+            "help": "Start as N narrow encoders side by side (binary_hadamard): copies of a model pruned with "
+            "--narrow_for, or cut out of an unpruned one."
         },
     )
 
@@ -173,6 +174,13 @@ class PruningArguments:
         default=None,
         metadata={
             "help": "Instead of a sparsity: how many times faster the encoder shall be, by times measured here."
+        },
+    )
+    narrow_for: int | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of a sparsity: prune every layer alike, so that so many copies fit side by side "
+            "(--separate_instances)."
         },
     )
     round_to: int = field(
@@ -407,6 +415,13 @@ def _check(values: Any) -> None:
     require(values.initial_gates in INITIAL_GATES, "initial_gates", f"one of: {', '.join(INITIAL_GATES)}")
     speedup = values.target_speedup
     require(speedup is None or 1 <= speedup <= MAX_SPEEDUP, "target_speedup", f"1 to {MAX_SPEEDUP} times")
+    copies = values.narrow_for
+    require(copies is None or copies >= 2, "narrow_for", "2 or more copies")
+    require(
+        copies is None or ((n or 1) == 1 and speedup is None),
+        "narrow_for",
+        "nothing beside --target_speedup or --num_instances 2 and more: it prunes a plain model",
+    )
     require(values.round_to >= 1, "round_to", "a whole number of at least 1")
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")

@@ -140,8 +140,17 @@ class DistillationTrainer(PrumuxTrainer):
 
     model: Distilled
 
-    def __init__(self, model: Distilled, teacher: PrumuxPreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Distilled,
+        teacher: PrumuxPreTrainedModel,
+        targets: tuple[float, ...],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """``targets``: ascending shares of the gates' cost to remove; none without gates."""
         super().__init__(model, *args, **kwargs)
+        self.targets = targets
         self.add_callback(_EvaluateStages(self))
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
@@ -169,7 +178,9 @@ class DistillationTrainer(PrumuxTrainer):
         pruning = self.settings.pruning
         steps = self.args.max_steps if self.args.max_steps > 0 else self._steps(self.args.num_train_epochs)
         before = self._steps(pruning.prepruning_finetune_epochs)
-        return SparsitySchedule(pruning.targets, steps, before, self._steps(pruning.lagrangian_warmup_epochs))
+        return SparsitySchedule(
+            self.targets or (0.0,), steps, before, self._steps(pruning.lagrangian_warmup_epochs)
+        )
 
     def check_schedule(self) -> None:
         """Refuse a schedule that ends before the gates are used.
@@ -187,7 +198,7 @@ class DistillationTrainer(PrumuxTrainer):
             logger.warning(
                 "the training is over before the warm-up has raised the target to %g: the structure will be cut to it "
                 "at the end; --lagrangian_warmup_epochs is %g",
-                pruning.targets[0],
+                self.targets[0],
                 pruning.lagrangian_warmup_epochs,
             )
 
@@ -211,10 +222,9 @@ class DistillationTrainer(PrumuxTrainer):
     @property
     def best_dir(self) -> Path:
         """The last target's model is in ``best``; those on the way in ``sparsity0.60/best`` and so on."""
-        targets = self.settings.pruning.targets
-        if self.distilled.gates is None or self._stage == len(targets) - 1:
+        if self.distilled.gates is None or self._stage == len(self.targets) - 1:
             return super().best_dir
-        return super().best_dir.parent / f"sparsity{targets[self._stage]:.2f}" / BEST
+        return super().best_dir.parent / f"sparsity{self.targets[self._stage]:.2f}" / BEST
 
     def compute_loss(
         self,
@@ -296,7 +306,7 @@ class DistillationTrainer(PrumuxTrainer):
         done = self.state.global_step
         if gates is None or done >= self.state.max_steps or self.schedule.is_end(done):
             return True
-        target = pruning.targets[self._stage]
+        target = self.targets[self._stage]
         reached = gates.expected_sparsity().item() >= target - pruning.sparsity_epsilon
         return self._prunes and self._target(self._stage) >= target and reached
 
@@ -310,7 +320,7 @@ class DistillationTrainer(PrumuxTrainer):
         gates.clamp_()
         if not self._at_target():
             return compact(self.student, gates.deterministic())
-        target = pruning.targets[self._stage]
+        target = self.targets[self._stage]
         masks, moved = evaluation_masks(gates, target, pruning.sparsity_epsilon, pruning.round_to)
         if moved:
             learned, reached = gates.cost.removed(gates.deterministic()), gates.cost.removed(masks)

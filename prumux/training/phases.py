@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from prumux.data.corpus import is_corpus, load_corpus
@@ -27,13 +24,9 @@ from prumux.models.heads import (
 )
 from prumux.models.loading import load_model
 from prumux.models.modeling import PrumuxPreTrainedModel
-from prumux.models.partition import separate_instances
-from prumux.pruning.accounting import Cost, model_size
+from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.gates import Gates
-from prumux.pruning.l0 import L0Gates
-from prumux.pruning.latency import Latency, measure
-from prumux.pruning.scores import ScoreGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import provenance, write_json
 from prumux.reports.store import append, checkpoint_hash
@@ -58,12 +51,11 @@ from prumux.training.inputs import (
     tags_words,
 )
 from prumux.training.pretraining import pretraining_trainer
+from prumux.training.structure import build_gates, empty_model, start_side_by_side
 from prumux.training.trainer import PrumuxTrainer
 
 logger = logging.getLogger(__name__)
 
-FISHER_BATCHES = 50
-LATENCY_FILE = "latency.json"
 LEAST_LENGTH = 4  # tokens that a row must have room for
 Classifier = PrumuxForSequenceClassification | PrumuxForTokenClassification
 HeadModel = PrumuxForMaskedLM | Classifier  # what a run trains
@@ -151,20 +143,26 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         model.bert.embeddings.requires_grad_(False)
     teacher = _teacher(arguments, data, model) if pruning or teacher_path else None
     if arguments.model.separate_instances:
-        _separate(arguments, model, teacher, data, tokenizer)
+        start_side_by_side(arguments, model, data, tokenizer)
     if teacher is None:
         return PrumuxTrainer(model, arguments, data, tokenizer, collator)
-    gates = None
+    gates: Gates | None = None
+    targets: Sequence[float] = ()
     if pruning:
-        gates = _gates(arguments, model, data, collator)
-        for (
-            target
-        ) in arguments.pruning.targets:  # one that no structure can meet is refused now, not after hours
+        length = _max_length(arguments, model)
+        gates, targets = build_gates(arguments, model, data, collator, length)
+        for target in targets:  # one that no structure can meet is refused now, not after hours
             snap(gates, target, arguments.pruning.sparsity_epsilon, arguments.pruning.round_to)
     states = _teaches_states(arguments, model, teacher)
     layer_map = None if model.config.is_multiplexed and states else _layer_map(model, teacher)
     trainer = DistillationTrainer(
-        Distilled(model, layer_map, gates, states=states), teacher, arguments, data, tokenizer, collator
+        Distilled(model, layer_map, gates, states=states),
+        teacher,
+        tuple(targets),
+        arguments,
+        data,
+        tokenizer,
+        collator,
     )
     if gates is not None:
         trainer.check_schedule()
@@ -215,6 +213,9 @@ def _model(
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
+    path = arguments.model.model_name_or_path
+    if arguments.model.separate_instances and path is not None:
+        return empty_model(kind, path, overrides, None if data is None else data.label_names)
     return load_model(
         kind,
         model_path=arguments.model.model_name_or_path,
@@ -274,71 +275,6 @@ def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedMode
             "name the model that the student was pruned from"
         )
     return teacher
-
-
-def _separate(
-    arguments: Arguments,
-    model: HeadModel,
-    teacher: PrumuxPreTrainedModel | None,
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Start as narrow encoders side by side, of the units that matter most to the dense teacher (if there is one)."""
-    importance = None
-    if teacher is not None and not teacher.config.is_multiplexed and not teacher.config.is_pruned:
-        scores = ScoreGates(teacher.config)
-        fisher_scores(scores, teacher, _batches(arguments, data, GroupingCollator(tokenizer, 1)))
-        importance = {family: scores.importance(family) for family in scores.sizes}
-    try:
-        separate_instances(model.bert, importance)
-    except ValueError as error:
-        raise UserError(f"--separate_instances: {error}") from error
-
-
-def _batches(
-    arguments: Arguments, data: TaskData, collator: GroupingCollator
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Some batches of the training data, to score units by."""
-    assert data.train is not None  # scores are for runs that train
-    loader = DataLoader(
-        data.train.shuffle(seed=arguments.training.seed),
-        batch_size=arguments.training.per_device_train_batch_size,
-        collate_fn=collator,
-        drop_last=True,
-    )
-    return itertools.islice(loader, FISHER_BATCHES)
-
-
-def _cost(arguments: Arguments, model: HeadModel) -> Cost:
-    """What the target is a share of."""
-    training = arguments.training
-    if arguments.pruning.target_speedup is None:
-        return Cost(model.config)
-    path = Path(str(training.output_dir)) / LATENCY_FILE
-    if not path.exists():  # a resumed run goes on with the same times
-        dtype = torch.bfloat16 if training.bf16 else torch.float32
-        length = _max_length(arguments, model)
-        write_json(path, measure(model.config, length=length, device=training.device, dtype=dtype))
-    return Latency.read(model.config, path)
-
-
-def _gates(arguments: Arguments, model: HeadModel, data: TaskData, collator: GroupingCollator) -> Gates:
-    """The criterion by which this run prunes."""
-    flags = arguments.pruning
-    try:
-        cost = _cost(arguments, model)
-        if flags.pruning_criterion == "gradient":
-            return ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
-        gates = L0Gates(
-            model.config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost
-        )
-        if flags.initial_gates == "fisher":
-            scores = ScoreGates(model.config, pruning_type=flags.pruning_type, cost=cost)
-            fisher_scores(scores, model, _batches(arguments, data, collator))
-            start_from(gates, scores, flags.targets[0])
-    except ValueError as error:
-        raise UserError(f"--pruning_type: {error}") from error
-    return gates
 
 
 def _teaches_states(

@@ -242,3 +242,24 @@ def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
         assert model_size(model).sparsity == pytest.approx(target, abs=0.02)
     with pytest.raises(UserError, match="expected ascending shares"):
         run([*SMALL, "--setting", "pruning", "--model_path", "x", "--target_sparsity", "0.5", "0.3"])
+
+
+def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
+    def go(name: str, *flags: str) -> dict:
+        return run([*SMALL, "--logging_steps", "2", *flags, "--output_dir", str(tmp_path / name)])
+
+    dense = str(tmp_path / "dense" / "best")
+    go("dense", "--setting", "baseline", "--config_name", shape)
+    narrow = go("narrow", "--setting", "pruning", "--model_path", dense, "--narrow_for", "2", "--distill_states",
+                "--lagrangian_warmup_epochs", "0.25")  # fmt: skip
+    model = PrumuxForSequenceClassification.from_pretrained(tmp_path / "narrow" / "best")
+    assert (model.config.hidden_size, model.config.kept_heads) == (8, [2, 2])
+    assert narrow["sparsity"] == pytest.approx(0.75, abs=0.02)
+    mux = go("mux", "--model_path", str(tmp_path / "narrow" / "best"), "--num_instances", "2", "--teacher", dense,
+             "--separate_instances", "--muxing_variant", "binary_hadamard",
+             "--binary_hadamard_epsilon", "0")  # fmt: skip
+    assert mux["sparsity"] == 0
+    with pytest.raises(UserError, match="narrow_for is 1, expected 2 or more copies"):
+        go("wrong", "--setting", "pruning", "--model_path", dense, "--narrow_for", "1")
+    with pytest.raises(UserError, match="--separate_instances starts from a plain model"):
+        go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--separate_instances")

@@ -1,0 +1,158 @@
+"""What a run prunes by (criterion, cost, targets), and starting as narrow copies side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from prumux.data.grouping import GroupingCollator
+from prumux.data.loading import TaskData
+from prumux.errors import UserError
+from prumux.models.loading import load_model, read_config
+from prumux.models.modeling import PrumuxModel, PrumuxPreTrainedModel
+from prumux.models.partition import put_side_by_side
+from prumux.pruning.accounting import Cost
+from prumux.pruning.compaction import compact
+from prumux.pruning.gates import Gates
+from prumux.pruning.l0 import L0Gates
+from prumux.pruning.latency import Latency, measure
+from prumux.pruning.scores import ScoreGates, UniformGates, fisher_scores, start_from
+from prumux.pruning.snapping import snap
+from prumux.reports.provenance import write_json
+from prumux.training.arguments import Arguments
+
+FISHER_BATCHES = 50
+LATENCY_FILE = "latency.json"
+UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
+OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
+
+
+def build_gates(
+    arguments: Arguments,
+    model: PrumuxPreTrainedModel,
+    data: TaskData,
+    collator: GroupingCollator,
+    length: int,
+) -> tuple[Gates, Sequence[float]]:
+    """The criterion by which this run prunes, and its targets as shares of the cost; ``length``: tokens of a row.
+
+    Raises:
+        UserError: a pruning type without the units that the criterion needs.
+    """
+    flags, config = arguments.pruning, model.config
+    if flags.narrow_for is not None:
+        uniform = UniformGates(config)
+        return uniform, (uniform.narrow(flags.narrow_for),)
+    try:
+        cost = _cost(arguments, model, length)
+        if flags.pruning_criterion == "gradient":
+            return ScoreGates(config, pruning_type=flags.pruning_type, cost=cost), flags.targets
+        gates = L0Gates(config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost)
+        if flags.initial_gates == "fisher":
+            scores = ScoreGates(config, pruning_type=flags.pruning_type, cost=cost)
+            fisher_scores(scores, model, _batches(arguments, data, collator))
+            start_from(gates, scores, flags.targets[0])
+    except ValueError as error:
+        raise UserError(f"--pruning_type: {error}") from error
+    return gates, flags.targets
+
+
+def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Cost:
+    """What the target is a share of."""
+    training = arguments.training
+    if arguments.pruning.target_speedup is None:
+        return Cost(model.config)
+    path = Path(str(training.output_dir)) / LATENCY_FILE
+    if not path.exists():  # a resumed run goes on with the same times
+        dtype = torch.bfloat16 if training.bf16 else torch.float32
+        write_json(path, measure(model.config, length=length, device=training.device, dtype=dtype))
+    return Latency.read(model.config, path)
+
+
+def _batches(
+    arguments: Arguments, data: TaskData, collator: GroupingCollator
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Some batches of the training data, to score units by."""
+    assert data.train is not None  # scores are for runs that train
+    loader = DataLoader(
+        data.train.shuffle(seed=arguments.training.seed),
+        batch_size=arguments.training.per_device_train_batch_size,
+        collate_fn=collator,
+        drop_last=True,
+    )
+    return itertools.islice(loader, FISHER_BATCHES)
+
+
+# ---- copies side by side
+
+
+def empty_model(
+    kind: type[Any], path: str, overrides: Mapping[str, Any], label_names: Sequence[str] | None
+) -> Any:
+    """A model with new weights in the shape that the checkpoint ``path`` had before any pruning.
+
+    Raises:
+        UserError: the checkpoint is multiplexed, or can't be read.
+    """
+    fields = read_config(path)
+    if fields.get("num_instances", 1) > 1:
+        raise UserError(
+            f"--separate_instances starts from a plain model, {path} is multiplexed: leave the flag out"
+        )
+    width = fields.get("dense_hidden_size") or fields.get("hidden_size")
+    shape = UNPRUNED | ({"hidden_size": width} if width else {})
+    return load_model(kind, config_path=path, overrides={**shape, **overrides}, label_names=label_names)
+
+
+def start_side_by_side(
+    arguments: Arguments, model: PrumuxPreTrainedModel, data: TaskData, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Fill ``model`` with narrow copies of the checkpoint it starts from.
+
+    One that isn't pruned is cut at once, to the units whose removal its predictions would feel most.
+
+    Raises:
+        UserError: no checkpoint, or one whose copies don't fit.
+    """
+    path = arguments.model.model_name_or_path
+    if path is None:
+        raise UserError("--separate_instances starts from a model: give --model_name_or_path")
+    given = arguments.model.overrides()
+    plain = load_model(
+        type(model),
+        model_path=path,
+        overrides={
+            name: value for name, value in given.items() if name not in ("num_instances", *OF_MULTIPLEXING)
+        },
+        label_names=data.label_names,
+    )
+    try:
+        copies = model.config.num_instances
+        narrow = plain if plain.config.is_pruned else _cut(arguments, plain, copies, data, tokenizer)
+        put_side_by_side(_encoder(model), _encoder(narrow))
+    except ValueError as error:
+        raise UserError(f"--separate_instances: {error}") from error
+
+
+def _encoder(model: PrumuxPreTrainedModel) -> PrumuxModel:
+    assert isinstance(model.bert, PrumuxModel)  # every model with a head has one
+    return model.bert
+
+
+def _cut(
+    arguments: Arguments,
+    plain: PrumuxPreTrainedModel,
+    copies: int,
+    data: TaskData,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PrumuxPreTrainedModel:
+    """The largest narrow model of ``plain`` of which so many copies fit side by side, by its units' Fisher scores."""
+    gates = UniformGates(plain.config)
+    fisher_scores(gates, plain, _batches(arguments, data, GroupingCollator(tokenizer, 1)))
+    return compact(plain, snap(gates, gates.narrow(copies), arguments.pruning.sparsity_epsilon))
