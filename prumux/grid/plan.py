@@ -223,7 +223,7 @@ class _Task:
         """Warm-up (where the recipe has one) and finetuning."""
         weights = self._best("dense") if self.grid.config or self.dense_teacher else str(self.grid.model)
         jobs, needs = [], ["dense"]
-        if "retrieval_pretraining" in self.sections:
+        if "retrieval_pretraining" in self.sections and not self.dense_teacher:
             flags = ["--setting", "retrieval_pretraining", "--model_name_or_path", weights]
             jobs.append(self._train(f"retrieval_{n}", n, flags, ["dense"]))
             weights, needs = self._best(f"retrieval_{n}"), ["dense", f"retrieval_{n}"]
