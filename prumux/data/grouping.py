@@ -104,7 +104,8 @@ class LengthGroupedSampler(Sampler[int]):
         num_instances: N; the rows of a batch are shuffled so that groups and slots are random within the batch.
         batch_size: rows per batch, a multiple of N.
         seed: seed of all orders.
-        megabatch: batches that are sorted together; larger means more similar lengths and less random batches.
+        megabatch: batches that are sorted together; larger means more similar lengths and less random batches; 0 sorts
+            nothing, so that any rows meet.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``num_instances``.
@@ -122,7 +123,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.num_instances = num_instances
         self.batch_size = batch_size
         self.seed = seed
-        self.megabatch = max(1, megabatch)
+        self.megabatch = megabatch
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -135,9 +136,12 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
         shuffled = rng.permutation(len(self.lengths))
-        chunk = self.megabatch * self.batch_size
+        chunk = self.megabatch * self.batch_size or len(self) or 1
         by_length = [
-            _sorted_by(self.lengths, shuffled[start : start + chunk]) for start in range(0, len(self), chunk)
+            _sorted_by(self.lengths, shuffled[start : start + chunk])
+            if self.megabatch
+            else shuffled[start : start + chunk]
+            for start in range(0, len(self), chunk)
         ]
         order = np.concatenate(by_length) if by_length else shuffled
         full = len(order) // self.batch_size * self.batch_size

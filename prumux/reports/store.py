@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prumux.errors import UserError, write_failure
+from prumux.errors import UserError
 from prumux.reports.provenance import provenance
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ def append(kind: str, fields: Mapping[str, Any], seed: int | None, path: str | P
     Args:
         path: the file; ``None`` for :func:`store_path`.
 
-    Raises:
-        UserError: the file can't be written.
+    A file that can't be written costs a warning, not the run.
     """
     file = store_path() if path is None else Path(path)
     if file is None:
@@ -48,7 +47,9 @@ def append(kind: str, fields: Mapping[str, Any], seed: int | None, path: str | P
                 line = "\n" + line
             stream.write(line.encode())  # one write: the buffer is flushed once, when the file is closed
     except OSError as error:
-        raise (write_failure(error, file.parent) or error) from error
+        logger.warning(
+            "the results store %s can't be written (%s): the run is not recorded in it", file, error
+        )
 
 
 def _lock(descriptor: int) -> None:

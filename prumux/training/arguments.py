@@ -125,6 +125,12 @@ class DataArguments:
     max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    megabatch: int = field(
+        default=50,
+        metadata={
+            "help": "Batches sorted by length together, so that a group's rows are alike; 0: any rows meet."
+        },
+    )
     num_groupings: int = field(default=1, metadata={"help": "Groupings over which accuracy is averaged."})
     line_by_line: bool = field(
         default=False, metadata={"help": "A line of plain text is a row, instead of packing lines."}
@@ -428,6 +434,7 @@ def _check(values: Any) -> None:
     require(values.distill_temp > 0, "distill_temp", "a positive temperature")
     versions = ", ".join(map(str, VERSIONS))
     require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
+    require(values.megabatch >= 0, "megabatch", "0 or more batches")
     require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
     require(0 <= values.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
     require(values.max_seq_length >= 4, "max_seq_length", "at least 4 tokens")

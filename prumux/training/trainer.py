@@ -66,6 +66,7 @@ class PrumuxTrainer(Trainer):
             self.student.config.num_instances,
             self.args.train_batch_size,
             seed=self.args.seed,
+            megabatch=self.settings.data.megabatch,
         )
 
     # ---- losses

@@ -187,3 +187,16 @@ def test_groupings_are_permutations_that_start_with_the_input(num_rows: int, num
 def test_groupings_need_at_least_one() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         groupings(3, 0)
+
+
+def test_unsorted_rows_meet_rows_of_any_length():
+    lengths = list(range(1, 1001))
+
+    def spread(megabatch: int) -> float:
+        order = list(LengthGroupedSampler(lengths, 2, 10, seed=0, megabatch=megabatch))
+        assert sorted(order) == list(range(1000))
+        return float(
+            np.mean([abs(lengths[a] - lengths[b]) for a, b in zip(order[::2], order[1::2], strict=True)])
+        )
+
+    assert spread(50) < 10 < 200 < spread(0)

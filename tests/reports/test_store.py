@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import stat
 
-import pytest
-
-from prumux.errors import UserError
 from prumux.reports.store import VARIABLE, append, checkpoint_hash, read_lines, store_path
 
 
@@ -51,11 +47,10 @@ def test_where_it_is(tmp_path, monkeypatch):
     assert store_path() is None
 
 
-def test_a_store_that_cannot_be_written(tmp_path):
+def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="can't write"):
-        append("pruning", {}, 0, tmp_path / "file" / "runs.jsonl")
-    assert stat.S_ISREG((tmp_path / "file").stat().st_mode)
+    append("pruning", {}, 0, tmp_path / "file" / "runs.jsonl")
+    assert "is not recorded" in caplog.text
 
 
 def test_the_hash_of_the_weights(tmp_path):
