@@ -22,7 +22,8 @@ class GridConfig:
     """What a grid's YAML file says; every value has the meaning of the flag of run_glue.py of that name.
 
     Attributes:
-        tasks: task -> where its data are (data_dir, or train_file and validation_file; nothing: the hub).
+        tasks: task -> where its data are (data_dir, or train_file and validation_file; nothing: the hub), and its own
+            ``flags`` of training.
         model, config: pretrained weights, or the architecture of random ones (then the dense model stands for them).
         num_instances, sparsity: the grid. layers: rivals, the first layers of the encoder alone.
         layer_distill_version, alphas, learning_rate: tried for every pruned point (paper table 5 and 6); alphas are
@@ -32,7 +33,7 @@ class GridConfig:
         flags: more flags of every training run. evaluation: flags of evaluation.py.
     """
 
-    tasks: dict[str, dict[str, str]]
+    tasks: dict[str, dict[str, Any]]
     num_instances: list[int]
     sparsity: list[float]
     output_dir: str = "out/grid"
@@ -129,6 +130,13 @@ def _check(grid: GridConfig, path: Path) -> None:
             raise UserError(f"the grid {path}: expected {what}")
 
     require(bool(grid.tasks), "at least one task")
+    for task, values in grid.tasks.items():
+        unknown = set(values) - {"data_dir", "train_file", "validation_file", "flags"}
+        require(
+            not unknown,
+            f"data_dir, train_file, validation_file or flags of {task}, not {', '.join(sorted(unknown))}",
+        )
+        require(isinstance(values.get("flags", {}), dict), f"a mapping of flags to values for {task}")
     require(bool(grid.num_instances) and grid.num_instances[0] >= 1, "num_instances from 1 on")
     require(
         bool(grid.sparsity) and grid.sparsity[0] >= 0 and grid.sparsity[-1] <= MAX_SPARSITY,
@@ -270,15 +278,14 @@ class _Task:
         return str(self.folder / name / "best")
 
     def _data(self) -> list[str]:
-        return [
-            part for key, value in self.grid.tasks[self.task].items() for part in (f"--{key}", str(value))
-        ]
+        return _as_flags({key: value for key, value in self.grid.tasks[self.task].items() if key != "flags"})
 
     def _train(self, name: str, n: int, flags: Sequence[str], needs: Iterable[str]) -> Job:
         folder = self.folder / name
+        more = self.grid.flags | self.grid.tasks[self.task].get("flags", {})
         argv = [
             *flags, "--task_name", self.task, *self._data(), "--recipe", str(_found(self.grid.recipe)),
-            "--num_instances", str(n), "--seed", str(self.seed), *_as_flags(self.grid.flags), "--do_train", "--do_eval",
+            "--num_instances", str(n), "--seed", str(self.seed), *_as_flags(more), "--do_train", "--do_eval",
             "--output_dir", str(folder),
         ]  # fmt: skip
         return Job(
@@ -294,9 +301,8 @@ class _Task:
 
     def _evaluation(self, name: str, n: int, model: Sequence[str], needs: Iterable[str]) -> Job:
         result = self.root / "evaluations" / self.task / f"{name}.json"
-        data = [part for part in self._data() if part is not None]
         argv = [
-            self.task, *model, *data, "--output_dir", str(self.root), "--baseline", self._best("dense"),
+            self.task, *model, *self._data(), "--output_dir", str(self.root), "--baseline", self._best("dense"),
             *_as_flags(self.grid.evaluation), "--json", str(result),
         ]  # fmt: skip
         needs = dict.fromkeys(("dense", *needs))

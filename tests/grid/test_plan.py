@@ -51,6 +51,13 @@ def test_seeds_have_folders_of_their_own(tmp_path):
     assert {job.argv[job.argv.index("--seed") + 1] for job in jobs if job.trains} == {"1", "2"}
 
 
+def test_flags_of_one_task(tmp_path):
+    tasks = {"toy": {"flags": {"num_train_epochs": 7}}, "toy-nli": None}
+    jobs = plan(read_grid(written(tmp_path, tasks=tasks)))
+    assert {job.task for job in jobs if "--num_train_epochs" in job.argv} == {"toy"}
+    assert not any("--num_train_epochs" in job.argv for job in jobs if not job.trains)
+
+
 @pytest.mark.parametrize(
     "path", sorted((PROJECT / "configs" / "grids").glob("*.yaml")), ids=lambda path: path.stem
 )
@@ -67,6 +74,10 @@ def test_the_grids_that_come_with_the_project(path):
         ({"num_instances": [0]}, "num_instances from 1 on"),
         ({"num_instances": ["two"]}, "value of a wrong kind"),
         ({"tasks": []}, "at least one task"),
+        (
+            {"tasks": {"toy": {"folder": "x"}}},
+            "data_dir, train_file, validation_file or flags of toy, not folder",
+        ),
         ({"model": "x"}, "either model"),
         ({"recipe": "missing.yaml"}, "can't read the recipe"),
     ],

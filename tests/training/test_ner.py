@@ -68,6 +68,18 @@ def test_every_phase_learns_entities(trained):
     assert set(trained["mux"]["metrics"]) >= {"f1", "precision", "recall", "token_accuracy"}
 
 
+def test_a_dense_teacher_of_tags(trained, folder):
+    """The default recipe's way: from narrow copies side by side, every token's state and tags from the dense model."""
+    dense = str(folder / "dense" / "best")
+    record = run([
+        *FLAGS, "--data_dir", str(folder), "--model_path", dense, "--teacher", dense, "--num_instances", "2",
+        "--separate_instances", "--muxing_variant", "binary_hadamard", "--binary_hadamard_epsilon", "0",
+        "--distill_ce_loss_alpha", "1", "--logging_steps", "10", "--output_dir", str(folder / "taught"),
+    ])  # fmt: skip
+    assert record["metrics"]["f1"] > 0.5
+    assert "state_distillation" in next(entry for entry in record["history"] if "loss" in entry)
+
+
 @pytest.mark.parametrize("engine", ["fast", "eager"])
 def test_evaluation(trained, folder, engine, monkeypatch):
     """Entity F1 and speed of tokens beside a dense token classifier; the engine agrees with the plain model."""
