@@ -34,8 +34,7 @@ def _report(arguments: argparse.Namespace) -> str:
     from prumux.reports.tables import format_table, markdown
     from prumux.reports.thresholds import threshold_cells
 
-    stores = all(file.endswith((".jsonl", ".csv", ".tsv")) for file in arguments.reports)
-    names = [arguments.task] if arguments.task or not stores else tasks_of(arguments.reports)
+    names = [arguments.task] if arguments.task else tasks_of(arguments.reports)
     tasks = {}
     for name in names:
         rows, metric = collect(arguments.reports, name)
@@ -49,16 +48,17 @@ def _report(arguments: argparse.Namespace) -> str:
         ]
         parts.append(markdown(*threshold_cells(rows)))
     text = "\n\n".join(parts)
+    if arguments.plot and len(tasks) > 1:
+        raise UserError(f"a plot shows one task, there are {', '.join(tasks)}: choose with --task")
+    floor = None if arguments.floor is None else ("TF-IDF + logistic regression", arguments.floor)
     written = []
     if arguments.markdown:
         with atomic_file(arguments.markdown) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         written.append(arguments.markdown)
     for path in arguments.plot or []:
-        if len(tasks) > 1:
-            raise UserError(f"a plot shows one task, there are {', '.join(tasks)}: choose with --task")
         ((task, (rows, metric)),) = tasks.items()
-        plot_frontier(rows, path, metric=metric, title=task)
+        plot_frontier(rows, path, metric=metric, title=task, floor=floor)
         written.append(path)
     if arguments.csv:
         import pandas as pd
@@ -122,6 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--task", help="which, where there are several (default: all; a plot needs one)")
     report.add_argument(
         "--plot", action="append", metavar="PATH", help="draw the accuracy/speedup frontier, .png or .svg"
+    )
+    report.add_argument(
+        "--floor", type=float, metavar="SCORE", help="draw what benchmarks/tfidf.py reached as a line"
     )
     report.add_argument("--markdown", metavar="PATH", help="write the tables")
     report.add_argument("--csv", metavar="PATH", help="write the rows")

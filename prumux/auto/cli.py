@@ -177,7 +177,8 @@ def _next(arguments: argparse.Namespace) -> str:
     points, model = _fitted(arguments)
     if arguments.replay:
         budgets = sorted({arguments.loss_budget, *BUDGETS_SHOWN})
-        replays = [replay(points, model.task, budget) for budget in budgets]
+        options = {"throughput_task": model.throughput_task, "throughput_model": arguments.throughput_model}
+        replays = [replay(points, model.task, budget, **options) for budget in budgets]
         rows = [
             [f"{r['loss_budget']:g}", f"{r['runs']} of {r['grid']}", _key(r["best"]), _key(r["true_best"])]
             for r in replays
@@ -206,11 +207,9 @@ def _table(arguments: argparse.Namespace) -> str:
     from prumux.auto.tables import tables
 
     points = read_points(arguments.results)
-    if arguments.task is not None:
-        wanted = {choose_task(points, arguments.task), arguments.throughput_task}
-        points = [point for point in points if point.task in wanted]
+    chosen = [] if arguments.task is None else [choose_task(points, arguments.task)]
     text, values = tables(
         points, lambda task: _build(arguments, points, task), arguments.number,
-        loss_budget=arguments.loss_budget, top=arguments.top, train_sparsity=arguments.train_sparsity,
+        loss_budget=arguments.loss_budget, top=arguments.top, train_sparsity=arguments.train_sparsity, chosen=chosen,
     )  # fmt: skip
     return _give(arguments, text, values)

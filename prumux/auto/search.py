@@ -29,8 +29,8 @@ class Prediction:
     """One candidate.
 
     Attributes:
-        accuracy, throughput: measured where ``measured``, else predicted. accuracy_error: standard error of the
-            accuracy; of a prediction, the leave-one-out error. method: as in :func:`method_name`.
+        accuracy, throughput: measured where ``measured``, else predicted. accuracy_error: of a measured accuracy its
+            spread over groupings or seeds, of a predicted one the leave-one-out error. method: as in ``method_name``.
     """
 
     num_instances: int
@@ -84,6 +84,7 @@ class AutoPruMUX:
         self._kind = THROUGHPUT_MODELS[throughput_model]
         self.points = points_of(points, task)
         self._timed = points_of(points, self.throughput_task)
+        self._error: float | None = None
         self.accuracy_model = self._accuracies(self.points)
         self.throughput_model = self._kind(self._timed)
         self.baseline = self.points[1, 0.0]
@@ -104,7 +105,7 @@ class AutoPruMUX:
 
     def accuracy(self, num_instances: int, sparsity: float, *, extrapolate: bool = False) -> float:
         """Accuracy, a fraction."""
-        return self.accuracy_model(num_instances, sparsity, extrapolate=extrapolate)
+        return min(1.0, self.accuracy_model(num_instances, sparsity, extrapolate=extrapolate))
 
     def throughput(self, num_instances: int, sparsity: float, *, extrapolate: bool = False) -> float:
         """Improvement over the dense model."""
@@ -155,10 +156,8 @@ class AutoPruMUX:
         Raises:
             UserError: no candidate meets the threshold, or one lies outside.
         """
-        if top < 1:
-            raise UserError(f"--top is {top}: ask for at least 1")
         threshold = self.threshold(loss_budget)
-        given = num_instances is not None or sparsity is not None
+        given = num_instances is not None and sparsity is not None
         everything = []
         for key in self.candidates(num_instances, sparsity):
             try:
@@ -166,22 +165,28 @@ class AutoPruMUX:
             except OutOfRange:
                 if given:
                     raise
-        within = [candidate for candidate in everything if candidate.accuracy >= threshold - SLACK]
+        if not everything and (num_instances is not None or sparsity is not None):
+            raise OutOfRange(
+                "every candidate lies outside the measured points: give others, or --extrapolate"
+            )
+        within = best_within(everything, threshold, top)
         if not within:
             best = max((candidate.accuracy for candidate in everything), default=math.nan)
             raise UserError(
                 f"no candidate reaches accuracy {threshold:.4f} (the best: {best:.4f}): raise --loss_budget or add "
                 "candidates such as N=1"
             )
-        return sorted(within, key=lambda p: (-p.throughput, -p.accuracy, p.num_instances, p.sparsity))[:top]
+        return within
 
     def _prediction(self, key: Key, extrapolate: bool) -> Prediction:
         point = self.points.get(key)
-        throughput = (
-            point.throughput
-            if point is not None and self.throughput_task == self.task
-            else self.throughput(*key, extrapolate=extrapolate)
-        )
+        try:
+            own = point is not None and self.throughput_task == self.task
+            throughput = point.throughput if own and point else self.throughput(*key, extrapolate=extrapolate)
+        except OutOfRange:
+            if point is None:
+                raise
+            throughput = point.throughput  # the other task doesn't know this one
         if point is None:
             accuracy, error = self.accuracy(*key, extrapolate=extrapolate), self.accuracy_error()
         else:
@@ -193,36 +198,33 @@ class AutoPruMUX:
     def left_out(self) -> list[LeftOut]:
         """Each PruMUX point (N > 1, s > 0), predicted by models that are fitted to all other points.
 
-        A point at the edge of the grid is extrapolated to. Where throughput is another task's, its model stays.
-
-        Raises:
-            UserError: too few points to leave one out.
+        A point at the edge of the grid is extrapolated to; one that the others say nothing about is left out of the
+        result. Where throughput is another task's, its model stays.
         """
         results = []
         for key, point in self.points.items():
             if point.method != "PruMUX":
                 continue
             rest = {other: value for other, value in self.points.items() if other != key}
-            throughput = self._kind(rest) if self.throughput_task == self.task else self.throughput_model
-            results.append(
-                LeftOut(
-                    *key,
-                    point.accuracy,
-                    self._accuracies(rest)(*key, extrapolate=True),
-                    point.throughput,
-                    throughput(*key, extrapolate=True),
-                )
-            )
+            try:
+                accuracy = min(1.0, self._accuracies(rest)(*key, extrapolate=True))
+                model = self._kind(rest) if self.throughput_task == self.task else self.throughput_model
+                throughput = model(*key, extrapolate=True)
+            except UserError:  # too few points are left
+                continue
+            results.append(LeftOut(*key, point.accuracy, accuracy, point.throughput, throughput))
         return results
 
     def accuracy_error(self) -> float:
-        """Root mean square of the leave-one-out errors of the accuracy."""
-        try:
+        """How far a predicted accuracy may be off: the root mean square of the leave-one-out errors.
+
+        At least half a point; one and a half where too few points allow to leave one out.
+        """
+        if self._error is None:
             errors = [r.predicted_accuracy - r.accuracy for r in self.left_out()]
-        except UserError:
-            errors = []
-        rms = math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else ACCURACY_TOLERANCE
-        return max(rms, LEAST_ERROR)
+            rms = math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else ACCURACY_TOLERANCE
+            self._error = max(rms, LEAST_ERROR)
+        return self._error
 
     def quality(self) -> dict[str, float]:
         """``M_A`` and ``M_T`` (paper table 1): shares of leave-one-out predictions within 1.5 points and within 20 %.
@@ -232,7 +234,10 @@ class AutoPruMUX:
         """
         left = self.left_out()
         if not left:
-            raise UserError(f"{self.task} has no PruMUX point (N > 1 and sparsity > 0) to leave out")
+            raise UserError(
+                f"{self.task} has no PruMUX point (N > 1 and sparsity > 0) that could be left out and predicted "
+                "from the others: train more of the grid"
+            )
         right_a = [abs(r.predicted_accuracy - r.accuracy) <= ACCURACY_TOLERANCE + SLACK for r in left]
         right_t = [
             abs(r.predicted_throughput - r.throughput) <= (THROUGHPUT_TOLERANCE + SLACK) * r.throughput
@@ -241,7 +246,7 @@ class AutoPruMUX:
         return {"points": len(left), "M_A": sum(right_a) / len(left), "M_T": sum(right_t) / len(left)}
 
     def held_out(self, train_sparsity: Sequence[float] | None) -> list[Prediction]:
-        """The measured points as the models see them that were not fitted to the PruMUX points among them.
+        """The measured points, with the accuracies of a model that was not fitted to the PruMUX points among them.
 
         ``train_sparsity``: PruMUX points at these sparsities are fitted to and keep their accuracy (the paper's
         protocol); ``None`` predicts each of them by leaving it out.
@@ -249,6 +254,12 @@ class AutoPruMUX:
         if train_sparsity is None:
             accuracies = {(r.num_instances, r.sparsity): r.predicted_accuracy for r in self.left_out()}
         else:
+            pruned = sorted({point.sparsity for point in self.points.values() if point.method == "PruMUX"})
+            unknown = [s for s in train_sparsity if not any(math.isclose(s, known) for known in pruned)]
+            if unknown:
+                raise UserError(
+                    f"--train_sparsity {unknown[0]:g} was not measured with N > 1: choose from {pruned}"
+                )
             kept = {
                 key: point
                 for key, point in self.points.items()
@@ -260,7 +271,7 @@ class AutoPruMUX:
             Prediction(
                 *key,
                 accuracies.get(key, point.accuracy),
-                self.throughput(*key),
+                self._prediction(key, extrapolate=True).throughput,
                 0.0,
                 key not in accuracies,
                 point.method,
@@ -282,8 +293,7 @@ class AutoPruMUX:
         hits = 0
         for budget in budgets:
             threshold = self.threshold(budget)
-            within = [p for p in predicted if p.accuracy >= threshold - SLACK]
-            ranked = sorted(within, key=lambda p: (-p.throughput, -p.accuracy))[:top]
+            ranked = best_within(predicted, threshold, top)
             hits += self.best_measured(budget).key in {(p.num_instances, p.sparsity) for p in ranked}
         return hits / len(budgets)
 
@@ -297,6 +307,8 @@ class AutoPruMUX:
         The gain is the predicted throughput above the best measured within the budget, times the probability that the
         accuracy meets the threshold: normal around the prediction, with the leave-one-out error.
         """
+        if top < 1:
+            raise UserError(f"--top is {top}: ask for at least 1")
         threshold, best = self.threshold(loss_budget), self.best_measured(loss_budget).throughput
         error = self.accuracy_error()
         found = []
@@ -314,6 +326,18 @@ class AutoPruMUX:
         return found[:top]
 
 
+def best_within(predictions: Iterable[Prediction], threshold: float, top: int) -> list[Prediction]:
+    """The ``top`` of highest throughput whose accuracy meets the threshold, best first.
+
+    Raises:
+        UserError: ``top`` below 1.
+    """
+    if top < 1:
+        raise UserError(f"--top is {top}: ask for at least 1")
+    within = [prediction for prediction in predictions if prediction.accuracy >= threshold - SLACK]
+    return sorted(within, key=lambda p: (-p.throughput, -p.accuracy, p.num_instances, p.sparsity))[:top]
+
+
 def choose_task(points: Sequence[Point], task: str | None) -> str:
     """``task``, or the only one there is.
 
@@ -323,31 +347,32 @@ def choose_task(points: Sequence[Point], task: str | None) -> str:
     tasks = sorted({point.task for point in points})
     if task is not None:
         by_lower = {name.lower(): name for name in tasks}
-        return by_lower.get(task.lower(), task)
+        return task if task in tasks else by_lower.get(task.lower(), task)
     if len(tasks) != 1:
         raise UserError(f"results of several tasks ({', '.join(tasks)}): choose one with --task")
     return tasks[0]
 
 
 def replay(
-    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = 0.01
+    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = 0.01, **options: Any
 ) -> dict[str, Any]:
     """Search a fully measured grid as if it were not: how many PruMUX runs until the suggestions end.
 
     It starts with all dense, CoFi and DataMUX points and, per N, the least and greatest sparsity, and goes on while the
-    expected gain is at least ``stop_below`` of the best throughput so far.
+    expected gain is at least ``stop_below`` of the best throughput so far. ``options``: of :class:`AutoPruMUX`.
 
     Returns:
         ``runs`` and ``grid`` (PruMUX runs done, and in the grid), ``best`` (found), ``true_best`` and ``found``.
     """
     everything = points_of(points, task)
+    others = [point for point in points if point.task != task]
     pruned = {key for key, point in everything.items() if point.method == "PruMUX"}
     done = set(everything) - pruned
     for n in {n for n, _ in pruned}:
         sparsities = [s for m, s in pruned if m == n]
         done |= {(n, min(sparsities)), (n, max(sparsities))}
     while True:
-        auto = AutoPruMUX([everything[key] for key in done], task)
+        auto = AutoPruMUX([*others, *(everything[key] for key in done)], task, **options)
         left = sorted(set(everything) - done)
         suggestions = auto.next_runs(loss_budget, 1, left)
         best = auto.best_measured(loss_budget)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prumux.auto.points import Point
-from prumux.auto.search import AutoPruMUX
+from prumux.auto.search import AutoPruMUX, best_within
 from prumux.reports.methods import shown_sparsity
 from prumux.reports.tables import markdown
 
@@ -62,9 +62,10 @@ def tables(
     loss_budget: float,
     top: int,
     train_sparsity: Sequence[float] | None,
+    chosen: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
-    """Table ``number`` of all tasks in ``points`` as Markdown, and its values; ``build`` fits the models of a task."""
-    models = {task: build(task) for task in sorted({point.task for point in points})}
+    """Table ``number`` of the ``chosen`` or all tasks as Markdown, and its values; ``build`` fits a task's models."""
+    models = {task: build(task) for task in chosen or sorted({point.task for point in points})}
     if number == 1:
         quality = {task: model.quality() for task, model in models.items()}
         return table_1(quality), quality
@@ -72,8 +73,7 @@ def tables(
         rows = []
         for task, model in models.items():
             threshold = model.threshold(loss_budget)
-            within = [p for p in model.held_out(train_sparsity) if p.accuracy >= threshold]
-            ranked = sorted(within, key=lambda p: (-p.throughput, -p.accuracy))[:top]
+            ranked = best_within(model.held_out(train_sparsity), threshold, top)
             best = model.best_measured(loss_budget)
             rows.append(
                 {

@@ -14,6 +14,7 @@ from prumux.evaluation.load import Candidate, is_token_classifier, load_baseline
 from prumux.evaluation.locate import check_triple, locate, read_run, shown
 from prumux.evaluation.predict import check_ensemble, evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
+from prumux.inference.cost import cost
 from prumux.inference.engine import InferenceEngine, compile_for_inference
 from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
 from prumux.models.heads import PrumuxClassifier
@@ -102,6 +103,7 @@ def evaluate_candidates(
                 ),
                 "layers": config_layers(model),
                 "num_instances": instances(model),
+                "operations": _operations(model, settings.max_seq_length),
                 "ensemble": _ensemble(model, settings),
                 **counted,
                 "metrics": metrics,
@@ -226,9 +228,10 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
     reference = next(row for row in report["rows"] if row["model"] == report["baseline"])
     for row in report["rows"]:
         path = row["path"]
+        run = {} if path is None else read_run(path)
         target = asked if row is report["rows"][-1] else None
-        if target is None and path is not None:
-            target = read_run(path).get("target_sparsity")
+        if target is None:
+            target = run.get("target_sparsity")
         fields = {
             "task": report["task"],
             "method": row["method"],
@@ -249,6 +252,8 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
             "device": settings["device"],
             "engine": settings["engine"],
             "length": settings["max_seq_length"],
+            "operations": row["operations"],
+            "train_seed": run.get("seed"),
             "checkpoint": None if path is None else checkpoint_hash(path),
             "path": path,
         }
@@ -299,6 +304,11 @@ def _metrics(
         num_instances=instances(candidate.model),
         ensemble=_ensemble(candidate.model, settings),
     )
+
+
+def _operations(model: Any, length: int) -> float | None:
+    """Counted operations of an example, ``None`` for a model of another library."""
+    return cost(model, length=length).total if isinstance(model, PrumuxClassifier) else None
 
 
 def config_layers(model: Any) -> int:

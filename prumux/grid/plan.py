@@ -97,15 +97,26 @@ def read_grid(path: str | Path) -> GridConfig:
             f"the grid {path} holds no mapping: expected keys such as tasks, num_instances, sparsity"
         )
     known = {f.name for f in fields(GridConfig)}
-    unknown, missing = set(values) - known, {"tasks", "num_instances", "sparsity"} - set(values)
+    unknown, missing = (
+        {str(key) for key in values} - known,
+        {"tasks", "num_instances", "sparsity"} - set(values),
+    )
     if unknown or missing:
         wrong = (
             f"unknown: {', '.join(sorted(unknown))}" if unknown else f"missing: {', '.join(sorted(missing))}"
         )
         raise UserError(f"the grid {path} has wrong keys ({wrong}): expected {', '.join(sorted(known))}")
-    if isinstance(values["tasks"], list):
-        values["tasks"] = dict.fromkeys(values["tasks"])
     try:
+        if isinstance(values["tasks"], list):
+            values["tasks"] = dict.fromkeys(values["tasks"])
+        for name in ("output_dir", "recipe", "model", "config"):
+            if name in values and not isinstance(values[name], str):
+                raise TypeError(f"{name} is {values[name]!r}, expected a path")
+        for name in ("flags", "evaluation"):
+            if name in values and not isinstance(values[name], dict):
+                raise TypeError(f"{name} is {values[name]!r}, expected a mapping of flags to values")
+        if not isinstance(values.get("in_one_run", False), bool):
+            raise TypeError(f"in_one_run is {values['in_one_run']!r}, expected true or false")
         values["tasks"] = {str(task): dict(data or {}) for task, data in values["tasks"].items()}
         for name, kind in (
             ("num_instances", int), ("sparsity", float), ("layers", int), ("layer_distill_version", int),
@@ -162,6 +173,13 @@ def plan(grid: GridConfig) -> list[Job]:
     jobs: list[Job] = []
     for seed, task in itertools.product(grid.seeds, grid.tasks):
         jobs += _Task(grid, task, seed, sections).jobs()
+    names = [job.name for job in jobs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"the grid gives two runs the folder of {twice}, which names the sparsity by two decimals and the weight "
+            "of layer distillation: give alphas of different first values and sparsities that differ there"
+        )
     return jobs
 
 

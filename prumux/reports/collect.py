@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
-from prumux.reports.methods import FEWER_LAYERS, method_name, shown_sparsity
-from prumux.reports.store import read_lines
+from prumux.reports.evaluations import newest_evaluations
+from prumux.reports.methods import FEWER_LAYERS, shown_sparsity
 
-POINTS = (".csv", ".tsv")
+STORE, TABLES = ".jsonl", (".csv", ".tsv")
 ACCURACY = "accuracy"
+NEEDED = {"model", "method", "num_instances", "sparsity", "score", "speedup"}  # of an evaluation's row
 
 
 def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -35,33 +36,39 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
     paths = [Path(file) for file in files]
     if not paths:
         raise UserError("no reports to join: name evaluation.json files, or a results store")
-    rows: list[dict[str, Any]] = []
-    for file in paths:
-        if file.suffix.lower() in POINTS:
-            rows += _from_points(file)
-        elif file.suffix.lower() == ".jsonl":
-            rows += _from_store(file)
-        else:
-            rows += _from_report(file, keep_baseline=not rows)
+    stores = [path for path in paths if path.suffix.lower() == STORE]
+    tables = [path for path in paths if path.suffix.lower() in TABLES]
+    rows = (_from_stores(stores) if stores else []) + (_from_points(tables) if tables else [])
+    for path in paths:
+        if path not in stores and path not in tables:
+            rows += _from_report(path, keep_baseline=not rows)
     rows = _of_one_task(rows, task)
     baseline = [row for row in rows if row["method"] == "dense"][:1]
-    others = [row for row in rows if row["method"] != "dense"]
+    if not baseline and (stores or tables):
+        raise UserError(
+            f"there is no evaluation of {rows[0]['task']}'s dense model, to which the others are compared"
+        )
+    baseline = baseline or rows[:1]
+    others = [row for row in rows if row is not baseline[0]]
     return baseline + sorted(others, key=lambda row: row["speedup"] or 0.0), rows[0]["metric"]
 
 
-def tasks_of(files: Iterable[str | Path]) -> list[str]:
-    """The tasks that stores and CSV files hold results of."""
-    tasks: set[str] = set()
-    for file in map(Path, files):
-        found = _from_points(file) if file.suffix.lower() in POINTS else _from_store(file)
-        tasks |= {row["task"] for row in found}
-    return sorted(tasks)
+def tasks_of(files: Iterable[str | Path]) -> list[str | None]:
+    """The tasks that stores and CSV files hold results of; ``[None]`` where there are evaluation reports, too."""
+    paths = [Path(file) for file in files]
+    stores = [path for path in paths if path.suffix.lower() == STORE]
+    tables = [path for path in paths if path.suffix.lower() in TABLES]
+    if len(stores) + len(tables) < len(paths):
+        return [None]
+    rows = (_from_stores(stores) if stores else []) + (_from_points(tables) if tables else [])
+    return sorted({row["task"] for row in rows})
 
 
 def _of_one_task(rows: list[dict[str, Any]], task: str | None) -> list[dict[str, Any]]:
     tasks = sorted({row["task"] for row in rows})
     if task is not None:
-        rows = [row for row in rows if row["task"].lower() == task.lower()]
+        exact = [row for row in rows if row["task"] == task]
+        rows = exact or [row for row in rows if row["task"].lower() == task.lower()]
         if not rows:
             raise UserError(f"no results of task {task}: there are results of {', '.join(tasks)}")
     elif len(tasks) > 1:
@@ -82,14 +89,20 @@ def _from_report(file: Path, keep_baseline: bool) -> list[dict[str, Any]]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        if {"task", "rows", "baseline", "main_metric"} <= set(report) and report["rows"]:
-            return report
-    except (OSError, json.JSONDecodeError) as error:
+        if isinstance(report, dict) and {"task", "rows", "baseline", "main_metric"} <= set(report):
+            rows = report["rows"]
+            if (
+                isinstance(rows, list)
+                and rows
+                and all(isinstance(row, dict) and set(row) >= NEEDED for row in rows)
+            ):
+                return report
+    except (OSError, ValueError) as error:  # not JSON, not UTF-8
         raise UserError(f"can't read {file} ({error}): expected a file that evaluation.py wrote") from error
     raise UserError(f"{file} is no evaluation report: expected a file that evaluation.py wrote")
 
 
-def _from_points(file: Path) -> list[dict[str, Any]]:
+def _from_points(files: Sequence[Path]) -> list[dict[str, Any]]:
     from prumux.auto.points import read_points
 
     return [
@@ -103,29 +116,22 @@ def _from_points(file: Path) -> list[dict[str, Any]]:
             "score": point.accuracy,
             "speedup": point.throughput,
         }
-        for point in read_points(file)
+        for point in read_points(files)
     ]
 
 
-def _from_store(file: Path) -> list[dict[str, Any]]:
-    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in read_lines([file]):
-        if line["kind"] == "evaluation" and line.get("accuracy") is not None:
+def _from_stores(files: Sequence[Path]) -> list[dict[str, Any]]:
+    places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in newest_evaluations(files):
+        if line["ensemble"] == 1:
             place = (
                 line["task"],
-                line.setdefault("method", method_name(line["num_instances"], line["sparsity"])),
+                line["method"],
                 line["num_instances"],
                 line["sparsity"],
                 line.get("layers"),
             )
-            model = (*place, line.get("ensemble", 1), line.get("checkpoint"))
-            newest[model] = line
-    if not newest:
-        raise UserError(f"{file} has no evaluation: run evaluation.py on the models first")
-    places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for key, line in newest.items():
-        if line.get("ensemble", 1) == 1:
-            places.setdefault(key[:-2], []).append(line)
+            places.setdefault(place, []).append(line)
     return [_merged(lines) for lines in places.values()]
 
 

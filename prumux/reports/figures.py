@@ -61,6 +61,8 @@ def plot_frontier(
     Raises:
         UserError: no row has both numbers, or the file can't be written.
     """
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"can't draw {path}: expected a name that ends in .png or .svg")
     drawn = [row for row in rows if row.get("score") is not None and row.get("speedup") is not None]
     if not drawn:
         raise UserError("nothing to plot: no row has both a score and a speedup")

@@ -74,7 +74,7 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
     """
     for path in map(Path, paths):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"can't read {path} ({error}): expected a results store (runs.jsonl) or a CSV file"

@@ -37,8 +37,11 @@ def test_a_csv_file(tmp_path):
     [
         ("task,num_instances,accuracy,throughput\nA,1,0.9,1\n", "has no column sparsity: expected task"),
         (HEADER, "has no rows"),
-        (HEADER + DENSE + "A,2,0.6,,4\n", "line 3: accuracy is nan, expected a number"),
-        (HEADER + DENSE + "A,2,0.6,good,4\n", "line 3: accuracy is 'good', expected a number"),
+        (HEADER + DENSE + "A,2,0.6,,4\n", "row 2: accuracy is '', expected a number"),
+        (HEADER + DENSE + "A,2,0.6,nan,4\n", "row 2: accuracy is 'nan', expected a number"),
+        (HEADER + DENSE + "A,2,0.6,good,4\n", "row 2: accuracy is 'good', expected a number"),
+        (HEADER + DENSE + ",2,0.6,0.8,4\n", "row 2: no task is named"),
+        (HEADER + "A,1,0,0.9,44\n", "dense model is 44, expected 1"),
         (
             HEADER + DENSE + "A,2,0.6,0.8,4\nA,2,0.6,0.7,4\n",
             "two rows of A N=2 sparsity=0.6 that disagree .*keep one",
@@ -50,9 +53,9 @@ def test_a_csv_file(tmp_path):
         ),
         (HEADER + "A,1,0,90,1\nA,2,0.6,85,4\n", "is 90, a percentage: give all accuracies as fractions"),
         (HEADER + "A,2,0.6,0.8,4\n", "A has no row of the dense model"),
-        (HEADER + DENSE + "A,2,60,0.8,4\n", "line 3: sparsity is 60, expected a share .*0.6, not 60"),
-        (HEADER + DENSE + "A,2.5,0.6,0.8,4\n", "line 3: num_instances is 2.5, expected a whole number"),
-        (HEADER + DENSE + "A,2,0.6,0.8,-1\n", "line 3: throughput is -1"),
+        (HEADER + DENSE + "A,2,60,0.8,4\n", "row 2: sparsity is 60, expected a share .*0.6, not 60"),
+        (HEADER + DENSE + "A,2.5,0.6,0.8,4\n", "row 2: num_instances is 2.5, expected a whole number"),
+        (HEADER + DENSE + "A,2,0.6,0.8,-1\n", "row 2: throughput is -1"),
     ],
 )
 def test_what_is_wrong_with_a_csv_file(tmp_path, text, message):
@@ -64,17 +67,17 @@ def test_equal_duplicates_are_one_row(tmp_path):
     assert len(read_points(written(tmp_path, HEADER + DENSE + DENSE))) == 1
 
 
-def line(accuracy, speedup, checkpoint, n=2, s=0.6):
+def line(accuracy, speedup, seed, n=2, s=0.6, **more):
     return {"task": "A", "num_instances": n, "sparsity": s, "accuracy": accuracy, "speedup": speedup,
-            "checkpoint": checkpoint}  # fmt: skip
+            "train_seed": seed, **more}  # fmt: skip
 
 
 def test_a_store_holds_seeds_and_repeated_evaluations(tmp_path):
     file = tmp_path / "runs.jsonl"
-    append("evaluation", line(0.9, 1.0, "d", 1, 0), 0, file)
-    append("evaluation", line(0.5, 9.0, "x"), 0, file)
-    append("evaluation", line(0.80, 4.0, "x"), 0, file)  # the same weights again
-    append("evaluation", line(0.84, 5.0, "y"), 1, file)  # another seed
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
+    append("evaluation", line(0.5, 9.0, 1), 0, file)
+    append("evaluation", line(0.80, 4.0, 1), 0, file)  # trained or evaluated again
+    append("evaluation", line(0.84, 5.0, 2), 0, file)  # another seed
     append("pruning", {"task": "A"}, 0, file)
     dense, pruned = read_points([file])
     assert dense.key == (1, 0.0)
@@ -92,6 +95,46 @@ def test_a_store_without_evaluations(tmp_path):
     (tmp_path / "other.jsonl").write_text(json.dumps({"a": 1}))
     with pytest.raises(UserError, match="holds no results"):
         read_points(tmp_path / "other.jsonl")
+
+
+def test_what_is_in_several_files(tmp_path):
+    first, second = (
+        written(tmp_path, HEADER + DENSE),
+        written(tmp_path, HEADER + "A,1,0,0.7,1\n", "other.csv"),
+    )
+    assert len(read_points([first, first])) == 1
+    with pytest.raises(UserError, match="two rows of A N=1 sparsity=0 that disagree"):
+        read_points([first, second])
+    stores = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, stores[0])
+    append("evaluation", line(0.7, 4.0, 1), 0, stores[0])
+    append("evaluation", line(0.8, 5.0, 1), 0, stores[1])  # the same model again
+    assert read_points(stores)[1].accuracy == 0.8
+
+
+def test_speedups_that_cannot_be_compared(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0, device="cpu"), 0, file)
+    append("evaluation", line(0.8, 4.0, 1, device="cuda"), 0, file)
+    with pytest.raises(UserError, match="A was evaluated under different conditions"):
+        read_points(file)
+
+
+@pytest.mark.parametrize(
+    "change", [{"task": None}, {"num_instances": None}, {"sparsity": "x"}, {"accuracy_std": "x"}]
+)
+def test_a_broken_line_of_a_store(tmp_path, change):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0) | change, 0, file)
+    with pytest.raises(UserError, match="expected"):
+        read_points(file)
+
+
+def test_a_store_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(read_points(file)) == 1
 
 
 def test_the_papers_names():

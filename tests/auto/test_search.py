@@ -194,3 +194,56 @@ def test_the_task_is_chosen_or_asked_for():
     assert choose_task(points, "a") == "A"
     with pytest.raises(UserError, match=r"results of several tasks \(A, B\): choose one with --task"):
         choose_task(points + grid(task="B"), None)
+
+
+def test_nothing_is_extrapolated_from_one_row():
+    """What N costs can't be known from one N: neither a constant nor a guess."""
+    points = grid(keys=[(1, 0.0), (1, 0.6), (2, 0.0)])
+    auto = AutoPruMUX(points, "A")
+    with pytest.raises(OutOfRange, match="too few results to extrapolate"):
+        auto.accuracy(100, 0.6, extrapolate=True)
+    assert auto.left_out() == []
+    assert auto.accuracy_error() == 0.015
+
+
+def test_no_jump_where_a_row_ends():
+    """A measured N is not continued by its neighbours: the surface would jump."""
+    values = {key: bilinear(*key) for key in GRID if key != (2, 0.95)} | {(2, 0.9): 0.6}
+    surface = Surface(values)
+    with pytest.raises(OutOfRange):
+        surface(2, 0.92)
+    with pytest.raises(OutOfRange):
+        surface(3, 0.92)  # its lower neighbour ends before
+    assert surface(2, 0.92, extrapolate=True) < 0.6
+    assert surface(7, 0.92) == pytest.approx(bilinear(7, 0.92))
+
+
+def test_leave_one_out_of_the_surface_by_scipy():
+    """Inside the grid, leaving a point out is linear interpolation between its neighbours in s."""
+    points = grid(0.02, 7)
+    values = {p.key: p.accuracy for p in points}
+    for r in AutoPruMUX(points, "A").left_out():
+        if r.sparsity < 0.95:
+            others = [s for s in SS if s != r.sparsity]
+            expected = np.interp(r.sparsity, others, [values[r.num_instances, s] for s in others])
+            assert r.predicted_accuracy == pytest.approx(expected)
+
+
+def test_counted_operations_make_the_latency_model_exact():
+    """With structures whose work is not 1 - s, the counts say what a group costs."""
+
+    def work(n, s):
+        return (1.3 - s + 0.02 * n) / n  # operations of an example
+
+    def time(n, s):
+        return 0.1 + n * work(n, s) + 0.01 * n
+
+    dense = time(1, 0.0)
+    points = [Point("A", n, s, 0.8, n * dense / time(n, s), 0.0, work(n, s)) for n, s in GRID]
+    model = LatencyModel({point.key: point for point in points})
+    assert model(3, 0.65) == pytest.approx(3 * dense / time(3, 0.65), rel=1e-6)
+
+
+def test_a_train_sparsity_that_was_not_measured():
+    with pytest.raises(UserError, match=r"--train_sparsity 0.61 was not measured"):
+        AutoPruMUX(grid(), "A").hit_rate(train_sparsity=[0.61])

@@ -79,6 +79,14 @@ def test_the_grids_that_come_with_the_project(path):
             "data_dir, train_file, validation_file or flags of toy, not folder",
         ),
         ({"model": "x"}, "either model"),
+        (
+            {"alphas": [[0.9, 0.1], [0.9, 0.5]]},
+            "gives two runs the folder of toy/PruMUX/toy_sparsity0.40_1_4_0.9",
+        ),
+        ({"flags": ["a"]}, "flags is .*expected a mapping"),
+        ({"output_dir": 5}, "output_dir is 5, expected a path"),
+        ({"tasks": [{"toy": {}}]}, "value of a wrong kind"),
+        ({"in_one_run": "maybe"}, "expected true or false"),
         ({"recipe": "missing.yaml"}, "can't read the recipe"),
     ],
 )

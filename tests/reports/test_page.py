@@ -29,6 +29,7 @@ def store(tmp_path):
     for task in ("A", "B"):
         for n, s, layers, accuracy, speedup in MODELS:
             append("evaluation", {
+                "train_seed": 57,
                 "task": task, "method": method_name(n, s, layers, 6), "layers": layers, "num_instances": n,
                 "sparsity": s,
                 "accuracy": accuracy, "speedup": speedup, "examples_per_second": 100 * speedup, "parameters": 10,
@@ -83,6 +84,19 @@ def test_refused(store, capsys, flags, message):
     with pytest.raises(SystemExit):
         main(["report", str(store), *flags])
     assert message in capsys.readouterr().err
+
+
+def test_a_store_without_the_dense_model(tmp_path, capsys):
+    file = tmp_path / "runs.jsonl"
+    append(
+        "evaluation",
+        {"task": "A", "num_instances": 2, "sparsity": 0.6, "accuracy": 0.8, "speedup": 4.0},
+        0,
+        file,
+    )
+    with pytest.raises(SystemExit):
+        main(["report", str(file)])
+    assert "no evaluation of A's dense model" in capsys.readouterr().err
 
 
 def test_the_page_needs_nothing_else(store, tmp_path):

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Reruns rows of docs/recipe.md on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
+#   DATA_DIR=glue OUTPUT_DIR=out; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1 -s baseline ...) and, for
+#   warmed_up_2, out/variants/index_pos_2/retrieval/best (docs/results/variants/run.sh index_pos_2).
+# One CPU core: 10 to 20 minutes per row.
+set -euo pipefail
+PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out} DATA_DIR=${DATA_DIR:-glue}
+DENSE=$OUTPUT_DIR/SST-2/dense/best
+run() { # run ROW FLAGS...
+  local row=$1
+  shift
+  "$PYTHON" run_glue.py --task_name SST-2 --data_dir "$DATA_DIR" --bf16 --do_train --do_eval --eval_strategy steps \
+    --save_strategy no --warmup_steps 60 --logging_steps 100 --num_groupings 5 --eval_steps 400 --learning_rate 1e-4 \
+    --teacher "$DENSE" --distill_ce_loss_alpha 1 --distill_state_loss_alpha 1 --groups_per_batch 32 --max_steps 1600 \
+    --hidden_dropout_prob 0 --attention_probs_dropout_prob 0 "$@" --output_dir "$OUTPUT_DIR/recipe/$row"
+}
+COPIES="--setting finetuning --separate_instances --muxing_variant binary_hadamard --binary_hadamard_epsilon 0
+  --head_learning_rate 1e-3"
+row() {
+  # shellcheck disable=SC2086
+  case $1 in
+    warmed_up_2) run $1 --setting finetuning --num_instances 2 --head_learning_rate 1e-3 \
+      --model_path "$OUTPUT_DIR/variants/index_pos_2/retrieval/best" ;;
+    copies_2) run $1 $COPIES --num_instances 2 --model_path "$DENSE" ;;
+    copies_5) run $1 $COPIES --num_instances 5 --model_path "$DENSE" --groups_per_batch 16 ;;
+    narrow_2_pruned) run $1 --setting pruning --num_instances 1 --model_path "$DENSE" --distill_states True --narrow_for 2 \
+      --groups_per_batch 64 --max_steps 120 --lagrangian_warmup_epochs 0.04 --eval_steps 120 ;;
+    narrow_2) run $1 --setting finetuning --num_instances 1 --model_path "$OUTPUT_DIR/recipe/narrow_2_pruned/best" \
+      --distill_states True --groups_per_batch 64 --max_steps 1500 --learning_rate 2e-4 --eval_steps 500 ;;
+    copies_of_narrow_2) run $1 $COPIES --num_instances 2 --model_path "$OUTPUT_DIR/recipe/narrow_2/best" ;;
+    pruned_2) run $1 --setting pruning --num_instances 2 --model_path "$OUTPUT_DIR/recipe/copies_2/best" --freeze_embeddings \
+      --reg_learning_rate 0.05 --lagrangian_warmup_epochs 0.4 --target_sparsity 0.6 0.9 --max_steps 1800 --eval_steps 300 ;;
+    pruned_2_0.60_ft) run $1 --setting finetuning --num_instances 2 --freeze_embeddings --max_steps 800 \
+      --model_path "$OUTPUT_DIR/recipe/pruned_2/sparsity0.60/best" ;;
+    pruned_2_0.90_ft) run $1 --setting finetuning --num_instances 2 --freeze_embeddings --max_steps 800 \
+      --model_path "$OUTPUT_DIR/recipe/pruned_2/best" ;;
+    *) echo "no row '$1'" >&2; exit 2 ;;
+  esac
+}
+[ $# -gt 0 ] || set -- warmed_up_2 copies_2 copies_5 narrow_2_pruned narrow_2 copies_of_narrow_2 pruned_2 pruned_2_0.60_ft \
+  pruned_2_0.90_ft
+for name in "$@"; do row "$name"; done

@@ -1,0 +1,110 @@
+"""Evaluations out of results stores: the newest of each model, checked, under one set of conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prumux.errors import UserError
+from prumux.reports.methods import method_name
+from prumux.reports.store import read_lines
+
+CONDITIONS = ("device", "dtype", "length", "engine")  # under which throughputs can be compared
+
+
+def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, Any]:
+    """The row of a results file with its numbers as numbers.
+
+    Args:
+        where: names the file (and the line) in messages. throughput: the name of the column that holds it.
+
+    Raises:
+        UserError: a value that is missing, no number or out of range.
+    """
+
+    def number(name: str, optional: bool = False) -> float | None:
+        given = row.get(name)
+        if optional and (given is None or given == ""):
+            return None
+        try:
+            value = float(given)  # type: ignore[arg-type]  # what is no number is caught
+        except (TypeError, ValueError):
+            value = math.nan
+        if optional and isinstance(given, float) and math.isnan(given):
+            return None  # an empty cell
+        if not math.isfinite(value):
+            raise UserError(f"{where}: {name} is {given!r}, expected a number")
+        return value
+
+    def require(condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            raise UserError(f"{where}: {name} is {row[name]}, expected {expected}")
+
+    task = str(row.get("task") or "").strip()
+    if not task or task == "nan":
+        raise UserError(f"{where}: no task is named, expected one such as SST-2")
+    checked = row | {name: number(name) for name in ("num_instances", "sparsity", "accuracy", throughput)}
+    checked |= {name: number(name, optional=True) for name in ("accuracy_std", "operations")}
+    instances, sparsity = checked["num_instances"], checked["sparsity"]
+    require(instances >= 1 and instances == int(instances), "num_instances", "a whole number from 1 on")
+    require(0 <= sparsity < 1, "sparsity", "a share from 0 to below 1 (0.6, not 60)")
+    require(-1 <= checked["accuracy"] <= 100, "accuracy", "a fraction, at most 1")
+    require(checked[throughput] > 0, throughput, "an improvement above 0")
+    return checked | {"task": task, "num_instances": int(instances), "sparsity": round(sparsity, 6)}
+
+
+def newest_evaluations(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """The newest evaluation of each model in the stores: of each task, method, N, sparsity, depth and training seed.
+
+    Raises:
+        UserError: no evaluation, a line with a missing or wrong value, or evaluations of one task under different
+            conditions (device, dtype, length, engine), whose speedups can't be compared.
+    """
+    paths = [Path(path) for path in paths]
+    where = ", ".join(map(str, paths))
+    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in read_lines(paths):
+        if line["kind"] != "evaluation" or line.get("accuracy") is None or line.get("speedup") is None:
+            continue
+        line = check_values(f"{where}, an evaluation of {line.get('path')}", line, "speedup")
+        line["method"] = line.get("method") or method_name(line["num_instances"], line["sparsity"])
+        line["ensemble"] = line.get("ensemble") or 1
+        names = ("task", "method", "num_instances", "sparsity", "layers", "ensemble", "train_seed")
+        newest[tuple(line.get(name) for name in names)] = line
+    if not newest:
+        raise UserError(
+            f"{where} has no evaluation with accuracy and speedup: run evaluation.py on the models first"
+        )
+    lines = list(newest.values())
+    for task in {line["task"] for line in lines}:
+        seen = {tuple(line.get(name) for name in CONDITIONS) for line in lines if line["task"] == task}
+        if len(seen) > 1:
+            described = "; ".join(sorted(" ".join(str(value) for value in values) for values in seen))
+            raise UserError(
+                f"{where}: {task} was evaluated under different conditions ({described}), whose speedups can't be "
+                "compared: evaluate all models alike, or keep a store for each"
+            )
+    _check_unit(lines)
+    return lines
+
+
+def _check_unit(rows: list[dict[str, Any]]) -> None:
+    check_fractions([(row["task"], row["num_instances"], row["sparsity"], row["accuracy"]) for row in rows])
+
+
+def check_fractions(values: list[tuple[str, int, float, float]]) -> None:
+    """Refuse accuracies in percent; each value is (task, N, sparsity, accuracy).
+
+    Raises:
+        UserError: one is above 1.
+    """
+    percent = [value for value in values if value[3] > 1]
+    if percent:
+        task, n, s, accuracy = percent[0]
+        mixed = " while others are fractions" if len(percent) < len(values) else ""
+        raise UserError(
+            f"the accuracy of {task} N={n} sparsity={s:g} is {accuracy:g}, a percentage{mixed}: give all accuracies as "
+            "fractions (0.87, not 87)"
+        )
