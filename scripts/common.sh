@@ -92,6 +92,7 @@ run() { # run ARGUMENTS...: the chosen Python with them, or, in a dry run, the c
 
 # ---- names and defaults ---------------------------------------------------------------------------------------------
 
+export PRUMUX_RESULTS=${PRUMUX_RESULTS-$PROJECT/results/runs.jsonl} # where every run is recorded; empty: nowhere
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT/out}
 OUTPUT_DIR=${OUTPUT_DIR%/}
 GIVEN_RECIPE=${RECIPE:-}

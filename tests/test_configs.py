@@ -103,6 +103,7 @@ def test_recipes_reach_training(
     expected |= overrides["small_tasks"] if task == "RTE" else {}
     setting = "finetuning" if phase == "finetuning_pruned" else phase
     teacher = ["--distillation_path", "teacher"] if phase == "finetuning_pruned" else []
+    teacher += ["--model_path", "plain"]
     arguments = parse_arguments(
         [
             *(

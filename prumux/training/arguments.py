@@ -344,8 +344,10 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
     }
     if instances == 1:
         section |= without_mux
-    if (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1:
-        # how a model multiplexes is settled by its weights; a recipe says it for those that are made from a plain one
+    multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
+    other = first.muxing_variant is not None and first.muxing_variant != section.get("muxing_variant")
+    if multiplexed or other or first.model_name_or_path is None:
+        # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
         section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
         section |= small

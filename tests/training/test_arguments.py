@@ -311,11 +311,15 @@ def test_a_recipe_does_not_say_how_a_multiplexed_model_was_made(tmp_path):
     file.write_text(
         "finetuning: {muxing_variant: binary_hadamard, separate_instances: true, learning_rate: 0.5}"
     )
-    plain = parse(f"--recipe {file} --num_instances 2")
+    plain = parse(f"--recipe {file} --num_instances 2 --model_path plain")
     assert (plain.model.muxing_variant, plain.model.separate_instances) == ("binary_hadamard", True)
     multiplexed = parse(f"--recipe {file} --model_path {tmp_path}")
     assert (multiplexed.model.muxing_variant, multiplexed.model.separate_instances) == (None, False)
     assert multiplexed.training.learning_rate == 0.5
+    for flags in ("--model_path plain --muxing_variant random_ortho", "--config_name shape.json"):
+        other = parse(f"--recipe {file} --num_instances 2 {flags}")
+        assert not other.model.separate_instances
+        assert other.model.muxing_variant in (None, "random_ortho")
 
 
 def test_which_section_a_taught_run_reads(tmp_path):
