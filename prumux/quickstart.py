@@ -25,11 +25,11 @@ class Step:
 
 
 def plan(task: str, output: Path, configs: Path) -> list[Step]:
-    """The runs in order: dense, CoFi, retrieval warm-up, DataMUX, PruMUX."""
+    """The runs in order: dense, CoFi, DataMUX, PruMUX; the dense model teaches all others."""
     shape = ("--config_name", str(configs / "models" / "toy.json"))
 
     def pruned_from(name: str, teacher: str, instances: int, shown_as: str) -> list[Step]:
-        best = str(output / teacher / "best")
+        best, dense = str(output / teacher / "best"), str(output / "dense" / "best")
         mix = ("--num_instances", str(instances))
         pruning = (
             "--setting",
@@ -38,6 +38,8 @@ def plan(task: str, output: Path, configs: Path) -> list[Step]:
             best,
             "--target_sparsity",
             f"{SPARSITY:.2f}",
+            "--distillation_path",
+            dense,
             *mix,
         )
         pruned = str(output / name / "best")
@@ -47,30 +49,19 @@ def plan(task: str, output: Path, configs: Path) -> list[Step]:
             "--model_name_or_path",
             pruned,
             "--distillation_path",
-            best,
+            dense,
             *mix,
         )
         return [Step(name, pruning), Step(f"{name}/FT", finetuning, shown_as)]
 
     mix = ("--num_instances", str(NUM_INSTANCES))
-    warm = str(output / f"retrieval_{NUM_INSTANCES}" / "best")
+    dense = str(output / "dense" / "best")
     return [
         Step("dense", ("--setting", "baseline", *shape), "dense"),
         *pruned_from(f"cofi_{SPARSITY:.2f}", "dense", 1, "CoFi (pruned)"),
-        # the finetuned dense model stands for the pretrained one that there is in real life
-        Step(
-            f"retrieval_{NUM_INSTANCES}",
-            (
-                "--setting",
-                "retrieval_pretraining",
-                "--model_name_or_path",
-                str(output / "dense" / "best"),
-                *mix,
-            ),
-        ),
         Step(
             f"mux_{NUM_INSTANCES}",
-            ("--setting", "finetuning", "--model_name_or_path", warm, *mix),
+            ("--setting", "finetuning", "--model_name_or_path", dense, "--distillation_path", dense, *mix),
             "DataMUX (multiplexed)",
         ),
         *pruned_from(

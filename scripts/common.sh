@@ -177,6 +177,9 @@ set_teacher() {
   elif is_embedded "$TASK"; then
     train_teacher
     TEACHER=$ours/best
+    START=${MODEL:-$TEACHER}
+    ! dense_teaches || [ ! -e "$dense/best/config.json" ] || TEACHER=$dense/best
+    return
   elif [ "$N" != 1 ] && [[ $TASK =~ ^(MNLI|QNLI|QQP|SST-2)$ ]]; then
     TEACHER=princeton-nlp/muxbert_base_$(printf '%s' "${TASK/-/}" | tr '[:upper:]' '[:lower:]')_gaussian_hadamard_index_pos_$N
   elif [ -n "${PRUMUX_DRY_RUN:-}" ]; then
@@ -209,8 +212,12 @@ train_teacher() { # the embedded task's dense (N=1) or multiplexed model, from r
     earlier_phase run_glue.sh -N 1 -s baseline --task "$TASK" --config_name "$CONFIG"
   else
     earlier_phase run_glue.sh -N 1 -s baseline --task "$TASK" --config_name "$CONFIG" # in the place of a pretrained one
-    earlier_phase run_glue.sh -N "$N" -s retrieval_pretraining --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/dense/best"
-    earlier_phase run_glue.sh -N "$N" -s finetuning --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/retrieval_$N/best"
+    if dense_teaches; then # copies of the dense model side by side
+      earlier_phase run_glue.sh -N "$N" -s finetuning --task "$TASK"
+    else
+      earlier_phase run_glue.sh -N "$N" -s retrieval_pretraining --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/dense/best"
+      earlier_phase run_glue.sh -N "$N" -s finetuning --task "$TASK" --model_path "$OUTPUT_DIR/$TASK/retrieval_$N/best"
+    fi
   fi
 }
 

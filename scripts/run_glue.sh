@@ -76,7 +76,8 @@ esac
 RUN_DIR=${RUN_DIR:-$OUTPUT_DIR/$TASK/$name}
 set_recipe "$TASK"
 dense=$(teacher_dir "$TASK" 1)/best
-if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches && [ -e "$dense/config.json" ]; then
+if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches &&
+  { [ -e "$dense/config.json" ] || { [ -n "${PRUMUX_DRY_RUN:-}" ] && is_embedded "$TASK"; }; }; then
   FLAGS+=(--distillation_path "$dense")
   [ -n "$MODEL_GIVEN" ] || FLAGS+=(--model_name_or_path "$dense")
   MODEL_GIVEN=1

@@ -189,7 +189,7 @@ def recipe_sections(recipe: str) -> dict[str, Any]:
     Raises:
         UserError: it can't be read.
     """
-    path = _found(recipe)
+    path = project_file(recipe)
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert isinstance(sections, dict)
@@ -200,7 +200,7 @@ def recipe_sections(recipe: str) -> dict[str, Any]:
     return sections
 
 
-def _found(path: str) -> Path:
+def project_file(path: str) -> Path:
     """A file of the project, wherever the command is called."""
     return Path(path) if Path(path).exists() or not (PROJECT / path).exists() else PROJECT / path
 
@@ -220,7 +220,7 @@ class _Task:
     def jobs(self) -> list[Job]:
         grid = self.grid
         start = (
-            ["--config_name", str(_found(grid.config))]
+            ["--config_name", str(project_file(grid.config))]
             if grid.config
             else ["--model_name_or_path", str(grid.model)]
         )
@@ -302,7 +302,7 @@ class _Task:
         folder = self.folder / name
         more = self.grid.flags | self.grid.tasks[self.task].get("flags", {})
         argv = [
-            *flags, "--task_name", self.task, *self._data(), "--recipe", str(_found(self.grid.recipe)),
+            *flags, "--task_name", self.task, *self._data(), "--recipe", str(project_file(self.grid.recipe)),
             "--num_instances", str(n), "--seed", str(self.seed), *_as_flags(more), "--do_train", "--do_eval",
             "--output_dir", str(folder),
         ]  # fmt: skip

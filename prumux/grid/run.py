@@ -17,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from prumux.errors import UserError
-from prumux.grid.plan import PROJECT, GridConfig, Job
+from prumux.grid.plan import PROJECT, GridConfig, Job, project_file
 from prumux.reports.provenance import atomic_file
 from prumux.reports.store import VARIABLE
 
@@ -170,7 +170,11 @@ def _seconds_per_row(job: Job, grid: GridConfig, threads: int) -> float:
     from prumux.training.arguments import parse_arguments
     from prumux.training.phases import build_trainer
 
-    start = ["--config_name", grid.config] if grid.config else ["--model_name_or_path", str(grid.model)]
+    start = (
+        ["--config_name", str(project_file(grid.config))]
+        if grid.config
+        else ["--model_name_or_path", str(grid.model)]
+    )
     skipped = {"--model_name_or_path", "--distillation_path", "--config_name", "--setting", "--output_dir",
                "--target_sparsity", "--num_hidden_layers", "--distill_states"}  # fmt: skip
     kept: list[str] = []

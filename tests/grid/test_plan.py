@@ -40,7 +40,7 @@ def test_every_command_parses_and_follows_what_it_needs(tmp_path, monkeypatch, i
     assert len(toy) == len(jobs) / 2
     kinds = [job.argv[job.argv.index("--setting") + 1] for job in toy if job.trains]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "baseline": 1, "retrieval_pretraining": 1, "pruning": 2 if in_one_run else 4, "finetuning": 1 + 1 + 8,
+        "baseline": 1, "pruning": 2 if in_one_run else 4, "finetuning": 1 + 1 + 8,
     }  # fmt: skip
     assert sum(not job.trains for job in toy) == 1 + 1 + 1 + 4  # dense, one layer, mux, four pruned points
 
