@@ -26,5 +26,6 @@ def method_name(
 
 
 def shown_sparsity(sparsity: float) -> str:
-    """Two decimals, or as many as it has."""
-    return f"{sparsity:.2f}" if abs(sparsity - round(sparsity, 2)) < 1e-9 else f"{sparsity:g}"
+    """Two decimals, three where the third is not 0."""
+    text = f"{sparsity:.3f}"
+    return text[:-1] if text.endswith("0") else text

@@ -10,7 +10,7 @@ import pytest
 
 from prumux.__main__ import main
 from prumux.reports.collect import collect
-from prumux.reports.methods import FEWER_LAYERS, method_name
+from prumux.reports.methods import FEWER_LAYERS, method_name, shown_sparsity
 from prumux.reports.store import append
 from prumux.reports.thresholds import best_by_threshold, threshold_cells
 
@@ -36,6 +36,16 @@ def store(tmp_path):
                 "metric": "accuracy", "checkpoint": f"{n} {s} {layers}", "ensemble": 1,
             }, 0, file)  # fmt: skip
     return file
+
+
+def test_sparsities_are_short():
+    assert [shown_sparsity(s) for s in (0, 0.6, 0.599526, 0.925, 0.599401)] == [
+        "0.00",
+        "0.60",
+        "0.60",
+        "0.925",
+        "0.599",
+    ]
 
 
 def test_rows_of_a_store(store):
