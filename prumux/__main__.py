@@ -17,13 +17,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}: see {self.prog} --help")
 
 
-def _quickstart(arguments: argparse.Namespace) -> None:
+def _quickstart(arguments: argparse.Namespace) -> str:
     from prumux.quickstart import quickstart
     from prumux.reports.tables import format_report
 
     report = quickstart(arguments.task, arguments.output_dir, arguments.seed, arguments.repeats)
-    print(format_report(report))
-    print(f"written: {arguments.output_dir}/results.json, {arguments.output_dir}/frontier.png")
+    written = f"written: {arguments.output_dir}/results.json, {arguments.output_dir}/frontier.png"
+    return f"{format_report(report)}\n{written}"
 
 
 def _report(arguments: argparse.Namespace) -> str:
@@ -72,24 +72,25 @@ def _report(arguments: argparse.Namespace) -> str:
     return text + (f"\nwritten: {', '.join(written)}" if written else "")
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def _convert(arguments: argparse.Namespace) -> str:
     from prumux.checkpoints.convert import convert_checkpoint
 
-    print(
-        convert_checkpoint(arguments.src, arguments.dst, task=arguments.task, tokenizer=arguments.tokenizer)
+    report = convert_checkpoint(
+        arguments.src, arguments.dst, task=arguments.task, tokenizer=arguments.tokenizer
     )
-    print(f"written: {arguments.dst}")
+    return f"{report}\nwritten: {arguments.dst}"
 
 
-def _export(arguments: argparse.Namespace) -> None:
+def _export(arguments: argparse.Namespace) -> str:
     from prumux.evaluation.load import load_model
     from prumux.inference.export import FILE, export_onnx
 
     loaded = load_model(arguments.src, tokenizer=arguments.tokenizer)
     difference = export_onnx(loaded.model, arguments.dst, loaded.tokenizer)  # type: ignore[arg-type]
-    if difference is not None:
-        print(f"ONNX Runtime's logits differ by {difference:.1e} from the model's")
-    print(f"written: {arguments.dst}/{FILE}")
+    checked = (
+        "" if difference is None else f"ONNX Runtime's logits differ by {difference:.1e} from the model's\n"
+    )
+    return f"{checked}written: {arguments.dst}/{FILE}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -157,9 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments = build_parser().parse_args(argv)
         logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
         logging.getLogger("prumux").setLevel(logging.INFO)
-        text = arguments.run(arguments)
-        if text is not None:
-            print(text)
+        print(arguments.run(arguments))  # the only print of the package's commands
 
     guard(run)
 
