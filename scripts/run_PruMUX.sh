@@ -30,4 +30,4 @@ run "$PROJECT/run_glue.py" --setting pruning "${ARGS[@]}" --target_sparsity "$SP
   --output_dir "$PRUNED_DIR" ${EXTRA:-}
 
 next_step "pruned model: $PRUNED_DIR/best. Next, finetune it:" \
-  "bash $PROJECT/scripts/run_PruMUX_FT.sh $TASK $SPARSITY $N $LAYER_ALPHA $CE_ALPHA $LAYER_DISTILL_VERSION"
+  "bash $PROJECT/scripts/run_PruMUX_FT.sh $TASK $SPARSITY $N${4:+ ${*:4}}"

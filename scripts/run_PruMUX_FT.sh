@@ -20,7 +20,7 @@ fi
 FT_DIR=$PRUNED_DIR/FT-lr$LEARNING_RATE
 setup
 set_teacher
-pruning=(run_PruMUX.sh "$TASK" "$SPARSITY" "$N" "$LAYER_ALPHA" "$CE_ALPHA" "$LAYER_DISTILL_VERSION")
+pruning=(run_PruMUX.sh "$TASK" "$SPARSITY" "$N" "${@:4:3}")
 if [ -z "${MODEL:-}" ] && [ ! -e "$PRUNED_DIR/run.json" ]; then
   if is_embedded "$TASK"; then
     export TEACHER

@@ -24,7 +24,7 @@ ABLATIONS = sorted((PROJECT / "configs/ablations").rglob("*.json"))
 STRUCTURES = sorted((PROJECT / "configs/structures").glob("*.json"))
 RECIPES = sorted((PROJECT / "configs/recipes").glob("*.yaml"))
 PHASES = {"retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning", "finetuning_pruned"}
-OVERRIDES = {"num_instances_1", "small_tasks"}
+OVERRIDES = {"num_instances_1", "num_instances_5", "num_instances_10", "small_tasks"}
 
 
 def stem(path: Path) -> str:
@@ -92,14 +92,14 @@ def test_recipes_have_sections_for_phases(path: Path) -> None:
         if phase in PHASES
     ],
 )
-@pytest.mark.parametrize(("num_instances", "task"), [(1, "SST-2"), (2, "SST-2"), (2, "RTE")])
+@pytest.mark.parametrize(("num_instances", "task"), [(1, "SST-2"), (2, "SST-2"), (5, "SST-2"), (2, "RTE")])
 def test_recipes_reach_training(
     path: Path, phase: str, num_instances: int, task: str, tmp_path: Path
 ) -> None:
     """Every value of a section, overridden where it applies, is what run_glue.py trains with."""
     section: dict[str, Any] = yaml.safe_load(path.read_text())[phase]
     overrides = {name: section.pop(name, {}) for name in OVERRIDES}
-    expected = section | (overrides["num_instances_1"] if num_instances == 1 else {})
+    expected = section | overrides.get(f"num_instances_{num_instances}", {})
     expected |= overrides["small_tasks"] if task == "RTE" else {}
     setting = "finetuning" if phase == "finetuning_pruned" else phase
     teacher = ["--distillation_path", "teacher"] if phase == "finetuning_pruned" else []

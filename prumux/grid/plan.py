@@ -27,7 +27,7 @@ class GridConfig:
         model, config: pretrained weights, or the architecture of random ones (then the dense model stands for them).
         num_instances, sparsity: the grid. layers: rivals, the first layers of the encoder alone.
         layer_distill_version, alphas, learning_rate: tried for every pruned point (paper table 5 and 6); alphas are
-            pairs (layer, CE), learning_rate is that of finetuning after pruning.
+            pairs (layer, CE), learning_rate is that of finetuning after pruning. Nothing: the recipe's.
         seeds: every one repeats the whole grid in a folder of its own.
         in_one_run: prune through all sparsities in one run instead of one run each.
         flags: more flags of every training run. evaluation: flags of evaluation.py.
@@ -42,8 +42,8 @@ class GridConfig:
     recipe: str = "configs/recipes/paper.yaml"
     layers: list[int] = field(default_factory=list)
     layer_distill_version: list[int] = field(default_factory=lambda: [4])
-    alphas: list[list[float]] = field(default_factory=lambda: [[0.9, 0.1]])
-    learning_rate: list[float] = field(default_factory=lambda: [3e-5])
+    alphas: list[list[float]] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [57])
     in_one_run: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def read_grid(path: str | Path) -> GridConfig:
             if name in values:
                 given = values[name] if isinstance(values[name], list) else [values[name]]
                 values[name] = sorted({kind(value) for value in given})
-        values["alphas"] = [[float(a), float(b)] for a, b in values.get("alphas", [[0.9, 0.1]])]
+        values["alphas"] = [[float(a), float(b)] for a, b in values.get("alphas", [])]
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the grid {path} has a value of a wrong kind ({error}): see configs/grids"
@@ -158,7 +158,7 @@ def _check(grid: GridConfig, path: Path) -> None:
     )
     require(all(layers >= 1 for layers in grid.layers), "layers from 1 on")
     require(
-        bool(grid.seeds and grid.alphas and grid.learning_rate and grid.layer_distill_version),
+        bool(grid.seeds and grid.layer_distill_version),
         "no empty list",
     )
 
@@ -216,6 +216,14 @@ class _Task:
         self.folder = self.root / task
         self.prefix = f"{task}/" if len(grid.seeds) == 1 else f"seed_{seed}/{task}/"
         self.dense_teacher = sections.get("teacher") == "dense"
+        pruning, finetuning = sections.get("pruning", {}), sections.get("finetuning_pruned", {})
+        self.alphas = grid.alphas or [
+            [
+                float(pruning.get(f"distill_{kind}_loss_alpha", default))
+                for kind, default in (("layer", 0.9), ("ce", 0.1))
+            ]
+        ]
+        self.learning_rates = grid.learning_rate or [float(finetuning.get("learning_rate", 3e-5))]
 
     def jobs(self) -> list[Job]:
         grid = self.grid
@@ -229,7 +237,8 @@ class _Task:
         for layers in grid.layers:
             name = f"layers_{layers}"
             flags = ["--setting", "finetuning", "--model_name_or_path", self._best("dense"), "--num_hidden_layers",
-                     str(layers), "--distillation_path", self._best("dense"), "--distill_states", "True"]  # fmt: skip
+                     str(layers), "--distillation_path", self._best("dense"), "--distill_states", "True",
+                     *self._states()]  # fmt: skip
             jobs.append(self._train(name, 1, flags, ["dense"]))
             jobs.append(self._evaluate_folder(name))
         for n in grid.num_instances:
@@ -258,13 +267,17 @@ class _Task:
         return jobs
 
     def _taught_by_dense(self) -> list[str]:
-        return ["--distillation_path", self._best("dense")] if self.dense_teacher else []
+        return ["--distillation_path", self._best("dense"), *self._states()] if self.dense_teacher else []
+
+    def _states(self) -> list[str]:
+        """What the dense model says of a row is the same for all who learn from it."""
+        return ["--teacher_states", str(self.root / "teacher_states")]
 
     def _pruned(self, n: int, targets: list[float], teacher: str) -> list[Job]:
         jobs: list[Job] = []
         finetuned: dict[float, list[str]] = {target: [] for target in targets}
         taught = self._taught_by_dense() or ["--distillation_path", self._best(teacher)]
-        for version, (layer, ce) in itertools.product(self.grid.layer_distill_version, self.grid.alphas):
+        for version, (layer, ce) in itertools.product(self.grid.layer_distill_version, self.alphas):
             tried = ["--layer_distill_version", str(version), "--distill_layer_loss_alpha", f"{layer:g}",
                      "--distill_ce_loss_alpha", f"{ce:g}", *taught]  # fmt: skip
             for together in [targets] if self.grid.in_one_run else [[target] for target in targets]:
@@ -275,7 +288,7 @@ class _Task:
                 flags = ["--setting", "pruning", "--model_name_or_path", self._best(teacher), "--target_sparsity",
                          *(f"{s:g}" for s in together), *tried]  # fmt: skip
                 jobs.append(self._train(name, n, flags, [teacher, "dense"]))
-                for target, rate in itertools.product(together, self.grid.learning_rate):
+                for target, rate in itertools.product(together, self.learning_rates):
                     weights = (
                         self.folder / name / ("best" if target == last else f"sparsity{target:.2f}/best")
                     )

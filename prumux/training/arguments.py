@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -227,6 +228,12 @@ class PruningArguments:
             "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none)."
         },
     )
+    teacher_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder in which those states are kept for other runs with the same teacher (rounded to bfloat16)."
+        },
+    )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
     distill_layer_loss_alpha: float = field(default=0.9, metadata={"help": "Weight of layer distillation."})
     distill_state_loss_alpha: float = field(
@@ -337,20 +344,20 @@ def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> di
     if isinstance(recipe, dict) and name not in recipe:
         raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
     section = _mapping(recipe, name, path)
-    without_mux = _mapping(section, "num_instances_1", path)
-    small = _mapping(section, "small_tasks", path)
-    section = {
-        flag: value for flag, value in section.items() if flag not in ("num_instances_1", "small_tasks")
+    overrides = {
+        key: _mapping(section, key, path)
+        for key in section
+        if re.fullmatch(r"num_instances_\d+|small_tasks", str(key))
     }
-    if instances == 1:
-        section |= without_mux
+    section = {flag: value for flag, value in section.items() if flag not in overrides}
+    section |= overrides.get(f"num_instances_{instances}", {})
     multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
     other = first.muxing_variant is not None and first.muxing_variant != section.get("muxing_variant")
     if multiplexed or other or first.model_name_or_path is None:
         # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
         section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
     if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
-        section |= small
+        section |= overrides.get("small_tasks", {})
     known = {action.dest for action in parser._actions} - {"help", "recipe", "setting"}
     for flag, value in section.items():
         if flag not in known:

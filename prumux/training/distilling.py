@@ -154,7 +154,13 @@ class DistillationTrainer(PrumuxTrainer):
         self.add_callback(_EvaluateStages(self))
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
-        self.teaching = Teaching(teacher, keep * 2**30)
+        self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().train(*args, **kwargs)
+        if self.is_world_process_zero():
+            self.teaching.save()
+        return result
 
     @property
     def distilled(self) -> Distilled:

@@ -1,23 +1,58 @@
-"""What the teacher says about a batch; an unmultiplexed one says the same in every epoch, so it is asked once."""
+"""What the teacher says about a batch; an unmultiplexed one always says the same and is asked once."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prumux.errors import UserError
 from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
+from prumux.reports.provenance import atomic_file
+
+logger = logging.getLogger(__name__)
 
 
 class Teaching:
     """Calls the teacher on a batch, and remembers what an unmultiplexed one said of each row."""
 
-    def __init__(self, teacher: PrumuxPreTrainedModel, keep_bytes: float = 0.0) -> None:
-        """``keep_bytes``: memory for remembered states, in half precision; rows beyond it are computed again."""
+    def __init__(
+        self, teacher: PrumuxPreTrainedModel, keep_bytes: float = 0.0, folder: str | Path | None = None
+    ) -> None:
+        """``keep_bytes``: memory for remembered states, in half precision; rows beyond it are computed again.
+
+        ``folder``: where ``save`` leaves them for other runs with the same teacher (its weights name the file). Rows
+        found there are mapped from the disk, so processes share them, and don't count as memory.
+
+        Raises:
+            UserError: the file in ``folder`` can't be read.
+        """
         self.teacher = teacher
         config = teacher.config
         by_row = not config.is_multiplexed and not config.attend_padding
         self._room = keep_bytes if by_row else 0.0
         self._rows: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self._file = (
+            Path(folder) / f"{_weights_hash(teacher)}.safetensors" if folder and self._room > 0 else None
+        )
+        if self._file is not None and self._file.is_file():
+            self._rows = _read(self._file)
+            logger.info("%d rows of the teacher's states from %s", len(self._rows), self._file)
+        self._saved = len(self._rows)
+
+    def save(self) -> None:
+        """Write what is remembered to the folder, if there is one and anything is new."""
+        if self._file is None or len(self._rows) == self._saved:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self._file) as temporary:
+            save_file(_packed(self._rows), temporary)
+        self._saved = len(self._rows)
 
     @torch.no_grad()
     def __call__(self, features: dict[str, Tensor]) -> PrumuxOutput:
@@ -63,3 +98,47 @@ class Teaching:
                 states[i, :length] = state.to(states)
                 logits[(i, slice(length)) if tagged else i] = logit.to(logits)
         return PrumuxOutput(logits=logits, hidden_states=(states,))
+
+
+# ---- the file: rows one after the other
+
+
+def _packed(rows: dict[bytes, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    states, logits = zip(*rows.values(), strict=True)
+    tagged = logits[0].dim() == 2
+    return {
+        "keys": torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8),
+        "key_sizes": torch.tensor([len(key) for key in rows]),
+        "lengths": torch.tensor([len(state) for state in states]),
+        "states": torch.cat(states).cpu(),
+        "logits": (torch.cat(logits) if tagged else torch.stack(logits)).cpu(),
+    }
+
+
+def _read(file: Path) -> dict[bytes, tuple[Tensor, Tensor]]:
+    try:
+        packed = load_file(file)
+        keys = packed["keys"].numpy().tobytes()
+        lengths = packed["lengths"].tolist()
+        states = packed["states"].split(lengths)
+        by_token = len(packed["logits"]) != len(lengths)
+        logits = packed["logits"].split(lengths) if by_token else packed["logits"].unbind()
+        sizes = packed["key_sizes"].tolist()
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"can't read the teacher's states in {file} ({error}): delete it, it is made again"
+        ) from error
+    rows = {}
+    start = 0
+    for size, state, logit in zip(sizes, states, logits, strict=True):
+        rows[keys[start : start + size]] = state, logit
+        start += size
+    return rows
+
+
+def _weights_hash(model: PrumuxPreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -101,3 +101,20 @@ def test_no_grid(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(UserError, match="holds no mapping"):
         read_grid(tmp_path / "list.yaml")
+
+
+def test_what_the_grid_leaves_open_is_the_recipes(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "pruning: {distill_ce_loss_alpha: 0.7, distill_layer_loss_alpha: 0.2}\n"
+        "finetuning_pruned: {learning_rate: 2.0e-4}\n"
+    )
+    jobs = plan(read_grid(written(tmp_path, recipe=str(recipe), tasks=["toy"], learning_rate=None)))
+    tuned = [job for job in jobs if "FT-lr" in job.name]
+    assert tuned
+    for job in tuned:
+        assert "FT-lr0.0002" in job.name
+        arguments = parse_arguments(job.argv)
+        assert arguments.pruning.distill_ce_loss_alpha == 0.7
+        assert arguments.pruning.distill_layer_loss_alpha == 0.2
+        assert arguments.training.learning_rate == 2e-4

@@ -112,6 +112,9 @@ finetuning:
   seed: 1
   num_instances_1:
     num_train_epochs: 3
+  num_instances_5:
+    seed: 5
+    groups_per_batch: 4
   small_tasks:
     num_train_epochs: 100
     seed: 9
@@ -123,6 +126,7 @@ finetuning:
     [
         ("toy", "--num_instances 2", 10, 1),
         ("toy", "--num_instances 1", 3, 1),
+        ("toy", "--num_instances 5", 10, 5),
         ("toy", "", 3, 1),
         ("RTE", "--num_instances 2", 100, 9),
         ("stsb", "--num_instances 2", 100, 9),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prumux import PrumuxForSequenceClassification, PrumuxForTokenClassification
+from prumux.errors import UserError
 from prumux.training.teaching import Teaching
 
 
@@ -46,3 +47,44 @@ def test_a_multiplexed_teacher_depends_on_the_group(tiny, rows):
         said = teaching({"input_ids": ids[order], "attention_mask": mask[order]})
         assert torch.equal(said.logits, teacher(ids[order], mask[order]).logits)
         assert len(said.hidden_states) == 3
+
+
+@pytest.mark.parametrize("kind", [PrumuxForSequenceClassification, PrumuxForTokenClassification])
+def test_another_run_reads_what_was_saved(tiny, rows, tmp_path, kind):
+    teacher = kind(tiny(num_labels=3)).eval()
+    ids, mask = rows(6)
+    first = Teaching(teacher, 1e6, tmp_path)
+    features = {"input_ids": ids, "attention_mask": mask}
+    first(features)
+    first.save()
+    [file] = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+
+    second = Teaching(teacher, 1e6, tmp_path)
+    forward = teacher.forward
+    teacher.forward = lambda **_: pytest.fail("the teacher was asked again")
+    here, there = first(features), second(features)
+    assert torch.equal(here.hidden_states[-1], there.hidden_states[-1])
+    assert torch.equal(here.logits, there.logits)
+    second.save()
+    assert file.stat().st_mtime_ns == written  # nothing new
+
+    teacher.forward = forward
+    more = {"input_ids": ids.flip(1).clamp(min=1), "attention_mask": torch.ones_like(mask)}
+    second(more)
+    second.save()
+    assert len(Teaching(teacher, 1e6, tmp_path)._rows) == 12
+
+
+def test_states_are_kept_by_the_teachers_weights(tiny, rows, tmp_path):
+    ids, mask = rows(6)
+    for _ in range(2):
+        teaching = Teaching(PrumuxForSequenceClassification(tiny()).eval(), 1e6, tmp_path)
+        teaching({"input_ids": ids, "attention_mask": mask})
+        teaching.save()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    with pytest.raises(UserError, match="delete it"):
+        Teaching(teaching.teacher, 1e6, tmp_path)
