@@ -65,6 +65,13 @@ def parse() -> argparse.Namespace:
         metavar="K",
         help="the same input in K of the N slots, logits averaged",
     )
+    add(
+        "--average_groupings",
+        type=int,
+        default=1,
+        metavar="A",
+        help="read the rows in A groupings and average their logits: more accuracy at 1/A of the speed",
+    )
     add("--num_groupings", type=int, default=1, help="average accuracy over so many groupings (default 1)")
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")
     add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")
@@ -80,7 +87,8 @@ def parse() -> argparse.Namespace:
         parser.error("give TASK SPARSITY N, or TASK --model PATH")
     if args.sparsity is not None and not 0 <= args.sparsity <= 0.99:
         parser.error(f"sparsity {args.sparsity:g} is outside [0, 0.99]")
-    for name in ("num_instances", "batch_size", "max_seq_length", "ensemble", "num_groupings", "repeats"):
+    for name in ("num_instances", "batch_size", "max_seq_length", "ensemble", "average_groupings", "num_groupings",
+                 "repeats"):  # fmt: skip
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"{name} is {getattr(args, name)}: give 1 or more")
     return args

@@ -135,6 +135,7 @@ def evaluate(
     num_instances: int | None = None,
     progress: bool = True,
     ensemble: int = 1,
+    average_groupings: int = 1,
 ) -> dict[str, float]:
     """The task's metrics over the development set, averaged over K ways to group the rows.
 
@@ -151,30 +152,35 @@ def evaluate(
         pad_to_length: tokens per row; None pads to the longest row of the batch.
         num_instances: N; the model's own ``config.num_instances`` unless given.
         ensemble: as in :func:`predict_logits`.
+        average_groupings: A; a prediction is the mean of the logits in A groupings, K times over.
 
     Returns:
         For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
 
     Raises:
-        UserError: no development set, or fewer than one grouping.
+        UserError: no development set, or fewer than one grouping, of either kind.
     """
     from prumux.data.grouping import GroupingCollator, groupings
 
-    if num_groupings < 1:
-        raise UserError(f"{num_groupings} groupings asked for: give at least 1")
+    if num_groupings < 1 or average_groupings < 1:
+        raise UserError(f"{min(num_groupings, average_groupings)} groupings asked for: give at least 1")
     if data.validation is None:
         raise UserError(f"{data.name} has no development set to evaluate on: give --validation_file")
     if num_instances is None:
         num_instances = model.config.num_instances  # type: ignore[attr-defined]
     collator = GroupingCollator(tokenizer, num_instances, pad_to_length=pad_to_length)
     label2id = getattr(getattr(model, "config", None), "label2id", None)
-    orders = groupings(len(data.validation), num_groupings if num_instances > 1 else 1, seed)
-    runs = []
-    for order in orders:
-        logits = predict_logits(
+    if num_instances == 1:
+        num_groupings = average_groupings = 1
+    orders = groupings(len(data.validation), num_groupings * average_groupings, seed)
+    logits = [
+        predict_logits(
             model, data.validation, collator, batch_size, order=order, progress=progress, ensemble=ensemble
         )
-        runs.append(_score(data, label2id, logits))
+        for order in orders
+    ]
+    averaged = np.stack(logits).reshape(num_groupings, average_groupings, *logits[0].shape).mean(1)
+    runs = [_score(data, label2id, mean) for mean in averaged]
     result: dict[str, float] = {}
     for name in runs[0]:
         values = [run[name] for run in runs]

@@ -38,7 +38,8 @@ class Settings:
         engine: ``fast`` (see ``compile_for_inference``) or ``eager``, the plain model. compile: of throughput, the
             plain model through ``torch.compile``.
         dynamic_padding: for accuracy, pad each batch to its longest row only.
-        ensemble: slots with the same row, see ``predict_logits``; the baseline has one.
+        ensemble: slots with the same row, see ``predict_logits``. average_groupings: groupings whose logits are
+            averaged, see ``evaluate``. Both are 1 for a model that doesn't multiplex.
         num_groupings: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     compile: bool = False
     dynamic_padding: bool = False
     ensemble: int = 1
+    average_groupings: int = 1
     num_groupings: int = 1
     repeats: int = 5
     seed: int = 0
@@ -104,7 +106,8 @@ def evaluate_candidates(
                 "layers": config_layers(model),
                 "num_instances": instances(model),
                 "operations": _operations(model, settings.max_seq_length),
-                "ensemble": _ensemble(model, settings),
+                "ensemble": _if_multiplexed(model, settings.ensemble),
+                "average_groupings": _if_multiplexed(model, settings.average_groupings),
                 **counted,
                 "metrics": metrics,
                 "score": metrics.get(data.main_metric),
@@ -125,7 +128,7 @@ def evaluate_candidates(
     reference = next(row["examples_per_second"] for row in measured if row["model"] == baseline)
     for row, speed in zip(rows, measured, strict=True):
         for name in ("examples_per_second", "examples_per_second_min", "examples_per_second_max"):
-            speed[name] /= row["ensemble"]  # every example takes so many slots
+            speed[name] /= row["ensemble"] * row["average_groupings"]  # every example takes so many slots
         row |= speed | {"speedup": speed["examples_per_second"] / reference}
     return {
         "task": data.name,
@@ -244,7 +247,7 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
             "accuracy_std": row["score_std"],
             "metric": report["main_metric"],
             "groupings": settings["num_groupings"],
-            "ensemble": row["ensemble"],
+            "ensemble": row["ensemble"] * row["average_groupings"],
             "examples_per_second": row["examples_per_second"],
             "baseline_examples_per_second": reference["examples_per_second"],
             "speedup": row["speedup"],
@@ -262,10 +265,10 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
 
 def report_path(report: dict[str, Any]) -> Path:
     """Where a report goes by default: RUN/evaluation.json for RUN/best, else into the model's folder."""
-    path = Path(report["rows"][-1]["path"])
-    k = report["rows"][-1]["ensemble"]
-    name = "evaluation.json" if k == 1 else f"evaluation.ensemble_{k}.json"
-    return (path.parent if path.name == "best" else path) / name
+    row = report["rows"][-1]
+    path = Path(row["path"])
+    parts = [f"{name}_{row[name]}" for name in ("ensemble", "average_groupings") if row[name] > 1]
+    return (path.parent if path.name == "best" else path) / ".".join(["evaluation", *parts, "json"])
 
 
 def _task_name(task: str | None, model: str | None, own_files: bool) -> str:
@@ -302,7 +305,8 @@ def _metrics(
         seed=settings.seed,
         pad_to_length=None if settings.dynamic_padding else settings.max_seq_length,
         num_instances=instances(candidate.model),
-        ensemble=_ensemble(candidate.model, settings),
+        ensemble=_if_multiplexed(candidate.model, settings.ensemble),
+        average_groupings=settings.average_groupings,
     )
 
 
@@ -316,6 +320,6 @@ def config_layers(model: Any) -> int:
     return int(model.config.num_hidden_layers)
 
 
-def _ensemble(model: Any, settings: Settings) -> int:
-    """How many slots an example takes; one where nothing is multiplexed."""
-    return settings.ensemble if instances(model) > 1 else 1
+def _if_multiplexed(model: Any, times: int) -> int:
+    """How often an example is read; once where nothing is multiplexed."""
+    return times if instances(model) > 1 else 1

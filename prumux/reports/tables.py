@@ -64,6 +64,8 @@ def format_report(report: Mapping[str, Any]) -> str:
             lines.append(
                 f"  every input in {row['ensemble']} slots of the {row['num_instances']}, logits averaged"
             )
+        if row.get("average_groupings", 1) > 1:
+            lines.append(f"  logits averaged over {row['average_groupings']} groupings")
         extra = {name: value for name, value in row["metrics"].items() if not name.endswith("_std")}
         if len(extra) > 1:
             lines.append("  " + ", ".join(f"{name} {value:.3f}" for name, value in extra.items()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
-from prumux.data.grouping import IGNORE, GroupingCollator
+from prumux.data.grouping import IGNORE, GroupingCollator, groupings
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate, evaluation_mode, model_device, predict_logits
@@ -116,6 +116,30 @@ def test_logits_of_tokens_are_those_that_carry_a_label(tokenizer):
     order = np.array([2, 0, 1])
     logits = predict_logits(model, dataset, GroupingCollator(tokenizer, 2), 2, order=order, progress=False)
     np.testing.assert_array_equal(logits[:, 0], [10, 11, 21, 12, 22])
+
+
+def test_logits_averaged_over_groupings(tokenizer):
+    """One score per set of A groupings, of the mean of their logits."""
+    dataset = rows_of([3] * 8)
+    orders = groupings(8, 6, 7)
+    collator = GroupingCollator(tokenizer, 2)
+    logits = [predict_logits(GroupMean(2), dataset, collator, 4, order=o, progress=False) for o in orders]
+    labels = np.array(dataset["labels"])
+    scores = [np.mean(np.mean(logits[i : i + 2], axis=0).argmax(1) == labels) for i in (0, 2, 4)]
+    found = evaluate(
+        GroupMean(2),
+        Data(dataset),
+        tokenizer,
+        4,
+        num_groupings=3,
+        average_groupings=2,
+        seed=7,
+        progress=False,
+    )
+    assert found == {
+        "accuracy": pytest.approx(np.mean(scores)),
+        "accuracy_std": pytest.approx(np.std(scores)),
+    }
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from prumux import UserError
-from prumux.evaluation.report import Settings, evaluate_checkpoint
+from prumux.evaluation.report import Settings, evaluate_checkpoint, report_path
 from prumux.training.phases import run
 
 FLAGS = (
@@ -106,6 +107,12 @@ def test_an_ensemble_of_two(trained, folder):
         output_dir=folder / "out",
     )["rows"]  # fmt: skip
     assert [row["ensemble"] for row in found] == [1, 2]
+    twice = evaluate_checkpoint(
+        "ner", None, None, replace(settings, ensemble=1, average_groupings=2), model=str(folder / "mux" / "best"),
+        data_dir=str(folder), output_dir=folder / "out",
+    )  # fmt: skip
+    assert [row["average_groupings"] for row in twice["rows"]] == [1, 2]
+    assert report_path(twice).name == "evaluation.average_groupings_2.json"
     with pytest.raises(UserError, match="an ensemble of 3 does not fill 2 slots"):
         evaluate_checkpoint(
             "ner", None, None, Settings(ensemble=3, engine="eager"), model=str(folder / "mux" / "best"),
