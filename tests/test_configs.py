@@ -16,7 +16,7 @@ from prumux.data.toy import toy_tokenizer
 from prumux.models.backbones import BACKBONES
 from prumux.models.loading import build_config, read_config
 from prumux.pruning.accounting import sparsity
-from prumux.training.arguments import parse_arguments
+from prumux.training.parsing import parse_arguments
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODELS = sorted((PROJECT / "configs/models").glob("*.json"))

@@ -10,7 +10,7 @@ import pytest
 
 from prumux.__main__ import main
 from prumux.quickstart import plan
-from prumux.training.arguments import parse_arguments
+from prumux.training.parsing import parse_arguments
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "configs"

@@ -189,15 +189,9 @@ def recipe_sections(recipe: str) -> dict[str, Any]:
     Raises:
         UserError: it can't be read.
     """
-    path = project_file(recipe)
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert isinstance(sections, dict)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AssertionError) as error:
-        raise UserError(
-            f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase"
-        ) from error
-    return sections
+    from prumux.training.recipes import read_recipe
+
+    return read_recipe(project_file(recipe))
 
 
 def project_file(path: str) -> Path:

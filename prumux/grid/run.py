@@ -139,8 +139,8 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
     """
     import torch
 
-    from prumux.training.arguments import parse_arguments
     from prumux.training.inputs import load_data
+    from prumux.training.parsing import parse_arguments
 
     rows: dict[str, int] = {}
     per_row: dict[tuple[str, int], float] = {}
@@ -167,7 +167,7 @@ def _seconds_per_row(job: Job, grid: GridConfig, threads: int) -> float:
     """Time of a few finetuning steps of the unpruned model, by row."""
     import tempfile
 
-    from prumux.training.arguments import parse_arguments
+    from prumux.training.parsing import parse_arguments
     from prumux.training.phases import build_trainer
 
     start = (

@@ -1,37 +1,19 @@
-"""The flags of run_glue.py as dataclasses, the recipe files that give their defaults, and their checks."""
+"""The flags of run_glue.py as dataclasses."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
-import re
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
-from prumux.data.tasks import get_task
-from prumux.errors import UserError
 from prumux.models.demultiplexers import DEMULTIPLEXERS, DEMUXING_ALIASES
-from prumux.models.loading import FIXED_BY_WEIGHTS
 from prumux.models.multiplexers import MULTIPLEXERS, MUXING_ALIASES
-from prumux.pruning.distillation import VERSIONS
-from prumux.pruning.l0 import families_of
 
 SETTINGS = ("baseline", "retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning")
 PRETRAINING = ("retrieval_pretraining", "mlm_pretraining")
-MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances")
 CRITERIA = ("l0", "gradient")  # learned gates (CoFi), or scores by the gradient (GRAIN)
 INITIAL_GATES = ("uniform", "fisher")
-SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
-MAX_SPARSITY = 0.99
-MAX_SPEEDUP = 100
 
 
 @dataclass
@@ -253,22 +235,6 @@ class PruningArguments:
         return tuple(self.target_sparsity) if self.target_speedup is None else (1 - 1 / self.target_speedup,)
 
 
-# Flags of TrainingArguments that nothing here reads.
-UNSUPPORTED = (
-    "label_smoothing_factor",
-    "resume_from_checkpoint",
-    "data_seed",
-    "do_predict",
-    "activation_checkpointing",
-    "gradient_checkpointing",
-)
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """All flags of one run."""
@@ -278,226 +244,3 @@ class Arguments:
     pruning: PruningArguments
     training: TrainingArguments
     recipe: dict[str, Any] = field(default_factory=dict)  # the defaults that the recipe gave
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Flags over recipe over defaults.
-
-    Raises:
-        UserError: unknown flags, values out of range, an unreadable recipe.
-    """
-    # no abbreviations: they would hide from the checks below which flags were given
-    # Any: transformers declares its argument as a NewType that no class matches
-    kinds: Any = (ModelArguments, DataArguments, PruningArguments, TrainingArguments)
-    parser = _Parser(kinds, allow_abbrev=False)
-    parser.set_defaults(
-        output_dir="out/run",
-        report_to="none",
-        save_total_limit=1,
-        remove_unused_columns=False,
-        seed=57,
-        logging_steps=50,
-        eval_strategy="epoch",
-        dataloader_pin_memory=False,
-    )
-    switches = {f.name for kind in kinds for f in fields(kind) if f.type in ("bool | None", bool | None)}
-    for action in parser._actions:
-        if action.dest in switches:  # --flag alone means true, as for the flags that have a default
-            action.nargs, action.const = "?", True
-    first, _ = parser.parse_known_args(list(argv))
-    instances = first.num_instances or _instances_of(first.model_name_or_path) or 1
-    recipe = {} if first.recipe is None else _recipe_defaults(first, parser, instances)
-    parser.set_defaults(**recipe)
-    parsed = parser.parse_args(list(argv))
-    given = {argument.partition("=")[0].replace("-", "_") for argument in argv}  # --like-this works too
-    if parsed.groups_per_batch is not None and "__per_device_train_batch_size" not in given:
-        parsed.per_device_train_batch_size = parsed.groups_per_batch * instances
-    if "__num_train_epochs" in given and "__max_steps" not in given:
-        parsed.max_steps = -1  # the recipe's steps don't overrule the epochs of the command line
-    if not torch.accelerator.is_available():
-        parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
-    if isinstance(parsed.target_sparsity, float):  # from a recipe
-        parsed.target_sparsity = [parsed.target_sparsity]
-    _check(parsed)
-    try:
-        model, data, pruning, training = parser.parse_dict(vars(parsed), allow_extra_keys=True)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"wrong training arguments: {error}") from error
-    return Arguments(model, data, pruning, training, recipe)
-
-
-def _recipe_defaults(first: Any, parser: HfArgumentParser, instances: int) -> dict[str, Any]:
-    path = Path(first.recipe)
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"can't read the recipe {path} ({error}): expected a YAML file with a section per phase"
-        ) from error
-    name = first.setting
-    if name == "baseline":
-        name = "finetuning"
-    elif name == "finetuning" and first.distillation_path is not None and _may_be_pruned(first):
-        name = "finetuning_pruned"
-    elif name == "finetuning" and first.distillation_path is not None and instances == 1:
-        name = "distillation" if isinstance(recipe, dict) and "distillation" in recipe else name
-    if isinstance(recipe, dict) and name not in recipe:
-        raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
-    section = _mapping(recipe, name, path)
-    overrides = {
-        key: _mapping(section, key, path)
-        for key in section
-        if re.fullmatch(r"num_instances_\d+|small_tasks", str(key))
-    }
-    section = {flag: value for flag, value in section.items() if flag not in overrides}
-    section |= overrides.get(f"num_instances_{instances}", {})
-    multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
-    other = first.muxing_variant is not None and first.muxing_variant != section.get("muxing_variant")
-    if multiplexed or other or first.model_name_or_path is None:
-        # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
-        section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
-    if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
-        section |= overrides.get("small_tasks", {})
-    known = {action.dest for action in parser._actions} - {"help", "recipe", "setting"}
-    for flag, value in section.items():
-        if flag not in known:
-            raise UserError(f"recipe {path}, section {name}: unknown flag '{flag}', see run_glue.py --help")
-        if not isinstance(value, str | int | float):
-            raise UserError(f"recipe {path}, section {name}: {flag} is {value}, expected a single value")
-    return {
-        flag: str(value) for flag, value in section.items()
-    }  # as text: checked like the command line's values
-
-
-def _may_be_pruned(first: Any) -> bool:
-    """Is the run's start a pruned model, or one of which that can't be read here."""
-    fields = _local_config(first.model_name_or_path)
-    return fields is None or fields.get("kept_heads") is not None
-
-
-def _local_config(model_path: str | None) -> dict[str, Any] | None:
-    """The configuration of a folder; ``None`` for models on the hub and whatever loading will complain about."""
-    try:
-        fields = json.loads((Path(model_path or "") / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return fields if isinstance(fields, dict) else None
-
-
-def _instances_of(model_path: str | None) -> int | None:
-    """N of a checkpoint folder, ``None`` where it doesn't say."""
-    try:
-        return int((_local_config(model_path) or {})["num_instances"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _mapping(parent: Any, name: str, path: Path) -> dict[str, Any]:
-    """The entry ``name`` of a recipe's mapping, empty where there is none."""
-    value = parent.get(name) if isinstance(parent, dict) else parent
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"recipe {path}: expected a mapping of flags to values under '{name}', found {value}")
-    return dict(value)
-
-
-def get_task_name(name: str) -> str:
-    """The canonical spelling of a task, or the name itself for the user's own data."""
-    try:
-        return get_task(name).name
-    except UserError:
-        return name
-
-
-def _check(values: Any) -> None:
-    """One clear line for values out of range."""
-
-    def require(condition: bool, flag: str, expected: str) -> None:
-        if not condition:
-            raise UserError(f"--{flag} is {getattr(values, flag)}, expected {expected}")
-
-    require(values.setting in SETTINGS, "setting", f"one of: {', '.join(SETTINGS)}")
-    n = values.num_instances
-    require(n is None or n >= 1, "num_instances", "a whole number of at least 1")
-    require(values.setting != "baseline" or (n or 1) == 1, "num_instances", "1 with --setting baseline")
-    targets = values.target_sparsity
-    for target in targets:
-        if not 0 <= target <= MAX_SPARSITY:
-            raise UserError(f"--target_sparsity is {target}, expected a share from 0 to {MAX_SPARSITY}")
-    require(all(a < b for a, b in itertools.pairwise(targets)), "target_sparsity", "ascending shares")
-    require(values.pruning_criterion in CRITERIA, "pruning_criterion", f"one of: {', '.join(CRITERIA)}")
-    require(values.initial_gates in INITIAL_GATES, "initial_gates", f"one of: {', '.join(INITIAL_GATES)}")
-    speedup = values.target_speedup
-    require(speedup is None or 1 <= speedup <= MAX_SPEEDUP, "target_speedup", f"1 to {MAX_SPEEDUP} times")
-    copies = values.narrow_for
-    require(copies is None or copies >= 2, "narrow_for", "2 or more copies")
-    require(
-        copies is None or ((n or 1) == 1 and speedup is None),
-        "narrow_for",
-        "nothing beside --target_speedup or --num_instances 2 and more: it prunes a plain model",
-    )
-    require(values.round_to >= 1, "round_to", "a whole number of at least 1")
-    require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
-    require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
-    require(values.distill_temp > 0, "distill_temp", "a positive temperature")
-    versions = ", ".join(map(str, VERSIONS))
-    require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
-    require(values.megabatch >= 0, "megabatch", "0 or more batches")
-    require(values.num_groupings >= 1, "num_groupings", "a whole number of at least 1")
-    require(0 <= values.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1")
-    require(values.max_seq_length >= 4, "max_seq_length", "at least 4 tokens")
-    layers = values.num_hidden_demux_layers
-    require(layers is None or layers >= 2, "num_hidden_demux_layers", "at least 2")
-    for flag in UNSUPPORTED:
-        if getattr(values, flag, None):
-            raise UserError(f"--{flag} is not supported here: leave it out")
-    for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
-        require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
-    alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
-    for flag in ("keep_teacher_gb", "learning_rate", "reg_learning_rate", *alphas):
-        require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
-    for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
-        coefficient = getattr(values, flag)
-        require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
-    rate = values.head_learning_rate
-    require(rate is None or 0 <= rate < math.inf, "head_learning_rate", "0 or more")
-    for flag in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        dropout = getattr(values, flag)
-        require(dropout is None or 0 <= dropout < 1, flag, "a share from 0 to below 1")
-    share = values.retrieval_percentage
-    require(share is None or 0 < share <= 1, "retrieval_percentage", "a share above 0 up to 1")
-    solved = values.stop_at_retrieval_accuracy
-    require(solved is None or 0 < solved <= 1, "stop_at_retrieval_accuracy", "a share above 0 up to 1")
-    require(
-        solved is None or values.setting in PRETRAINING,
-        "stop_at_retrieval_accuracy",
-        "nothing outside --setting retrieval_pretraining and mlm_pretraining",
-    )
-    require(0 < values.mlm_probability <= 1, "mlm_probability", "a share above 0 up to 1")
-    require(
-        values.max_steps > 0 or 0 < values.num_train_epochs < math.inf,
-        "num_train_epochs",
-        "more than 0 epochs",
-    )
-    groups = values.groups_per_batch
-    require(groups is None or groups >= 1, "groups_per_batch", "a whole number of at least 1")
-    for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        require(getattr(values, flag) >= 1, flag, "a whole number of at least 1")
-    batch, instances = values.per_device_train_batch_size, n or 1
-    require(
-        batch % instances == 0,
-        "per_device_train_batch_size",
-        f"a multiple of --num_instances {instances} (rows)",
-    )
-    try:
-        families_of(values.pruning_type)
-    except ValueError as error:
-        raise UserError(f"--pruning_type: {error}") from error
-    if values.task_name is None and values.train_file is None and values.validation_file is None:
-        raise UserError("no data: give --task_name, or --train_file and --validation_file")
-
-
-def command_line() -> str:
-    """The command that started this process, for the records."""
-    return " ".join(["python", *sys.argv])

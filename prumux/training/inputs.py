@@ -15,7 +15,8 @@ from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
 from prumux.models.loading import default_tokenizer, is_authors, load_tokenizer, read_config
 from prumux.models.modeling import PrumuxPreTrainedModel
-from prumux.training.arguments import Arguments, get_task_name
+from prumux.training.arguments import Arguments
+from prumux.training.recipes import get_task_name
 
 logger = logging.getLogger(__name__)
 

@@ -23,14 +23,10 @@ from prumux.models.heads import (
     PrumuxForTokenClassification,
 )
 from prumux.models.loading import load_model
-from prumux.models.modeling import PrumuxPreTrainedModel
-from prumux.pruning.accounting import model_size
-from prumux.pruning.distillation import LayerMap
 from prumux.pruning.gates import Gates
 from prumux.pruning.snapping import snap
-from prumux.reports.provenance import provenance, write_json
-from prumux.reports.store import append, checkpoint_hash
-from prumux.training.arguments import PRETRAINING, Arguments, parse_arguments
+from prumux.reports.provenance import write_json
+from prumux.training.arguments import PRETRAINING, Arguments
 from prumux.training.distilling import DistillationTrainer, Distilled
 from prumux.training.folder import (
     BEST,
@@ -50,8 +46,11 @@ from prumux.training.inputs import (
     load_data,
     tags_words,
 )
+from prumux.training.parsing import parse_arguments
 from prumux.training.pretraining import pretraining_trainer
+from prumux.training.record import make_record, store
 from prumux.training.structure import build_gates, empty_model, start_side_by_side
+from prumux.training.teachers import load_teacher, make_layer_map, teaches_states
 from prumux.training.trainer import PrumuxTrainer
 
 logger = logging.getLogger(__name__)
@@ -96,10 +95,10 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         write_json(output / STARTED_FILE, wanted)
         _train(trainer, output)
         trainer.accelerator.wait_for_everyone()  # the main process may still be writing the best model
-    record = _record(trainer, arguments, time.monotonic() - start, wanted)
+    record = make_record(trainer, arguments, time.monotonic() - start, wanted)
     if training.do_train and training.should_save:
         write_json(output / RUN_FILE, record)
-        _store(record, trainer.best_dir)
+        store(record, trainer.best_dir)
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return record
@@ -141,7 +140,7 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         )
     if arguments.pruning.freeze_embeddings:
         model.bert.embeddings.requires_grad_(False)
-    teacher = _teacher(arguments, data, model) if pruning or teacher_path else None
+    teacher = load_teacher(arguments, data, model) if pruning or teacher_path else None
     if arguments.model.separate_instances:
         start_side_by_side(arguments, model, data, tokenizer)
     if teacher is None:
@@ -153,8 +152,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         gates, targets = build_gates(arguments, model, data, collator, length)
         for target in targets:  # one that no structure can meet is refused now, not after hours
             snap(gates, target, arguments.pruning.sparsity_epsilon, arguments.pruning.round_to)
-    states = _teaches_states(arguments, model, teacher)
-    layer_map = None if model.config.is_multiplexed and states else _layer_map(model, teacher)
+    states = teaches_states(arguments, model, teacher)
+    layer_map = None if model.config.is_multiplexed and states else make_layer_map(model, teacher)
     trainer = DistillationTrainer(
         Distilled(model, layer_map, gates, states=states),
         teacher,
@@ -240,88 +239,6 @@ def _max_length(arguments: Arguments, model: HeadModel) -> int:
     return min(arguments.data.max_seq_length, model.bert.max_length)
 
 
-def _teacher(arguments: Arguments, data: TaskData, student: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
-    path = arguments.pruning.distillation_path or arguments.model.model_name_or_path
-    if path is None:
-        raise UserError(
-            "pruning distils from a finetuned model: give --model_name_or_path or --distillation_path"
-        )
-    teacher = load_model(
-        _classifier(data),
-        model_path=path,
-        overrides={"retrieval_loss_coeff": 0.0},
-        label_names=data.label_names,
-        trained_head=True,
-    )
-    ours, theirs = student.config, teacher.config
-    if theirs.num_instances not in (1, ours.num_instances):
-        raise UserError(
-            f"the teacher {path} mixes {theirs.num_instances} inputs, the student {ours.num_instances}: "
-            f"name a teacher with --num_instances {ours.num_instances}, or an unmultiplexed one"
-        )
-    if ours.label2id != theirs.label2id:
-        raise UserError(
-            f"the teacher {path} orders the labels differently than the student: name a teacher of this task"
-        )
-    if _teaches_states(arguments, student, teacher):
-        if ours.is_multiplexed and theirs.hidden_size != ours.dense_hidden_size:
-            raise UserError(
-                f"the teacher {path} has states of {theirs.hidden_size} dimensions, the student of "
-                f"{ours.dense_hidden_size}: name an unpruned teacher of the student's width"
-            )
-    elif ours.num_hidden_layers != theirs.num_hidden_layers:
-        raise UserError(
-            f"the teacher {path} has {theirs.num_hidden_layers} layers, the student {ours.num_hidden_layers}: "
-            "name the model that the student was pruned from"
-        )
-    return teacher
-
-
-def _teaches_states(
-    arguments: Arguments, student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel
-) -> bool:
-    """Does the teacher teach every token its state, or layers theirs.
-
-    Raises:
-        UserError: states were asked for and the teacher is multiplexed, or layers of a teacher of another kind.
-    """
-    mixed = teacher.config.is_multiplexed
-    same_kind = mixed == student.config.is_multiplexed
-    asked = arguments.pruning.distill_states
-    if asked and mixed:
-        raise UserError("--distill_states needs an unmultiplexed teacher: name a dense one with --teacher")
-    if asked is False and not same_kind:
-        raise UserError(
-            "an unmultiplexed teacher can't teach a multiplexed student its layers: leave --distill_states out"
-        )
-    return not same_kind if asked is None else asked
-
-
-def _layer_map(student: PrumuxPreTrainedModel, teacher: PrumuxPreTrainedModel) -> LayerMap:
-    """The student's dimensions are matched to the teacher's by what they were before pruning."""
-    ours, theirs = student.config, teacher.config
-    if ours.dense_hidden_size != theirs.dense_hidden_size:
-        raise UserError(
-            f"the student's hidden size (before pruning) is {ours.dense_hidden_size}, the teacher's "
-            f"{theirs.dense_hidden_size}: name the model that the student was pruned from"
-        )
-    unknown = ours.kept_hidden is None and ours.hidden_size < ours.dense_hidden_size
-    if unknown and ours.hidden_size != theirs.hidden_size:
-        raise UserError(
-            "it is not known which hidden dimensions the student has left: let it be its own teacher (leave out "
-            "--distillation_path)"
-        )
-    kept = ours.kept_hidden or list(range(ours.hidden_size))
-    if theirs.kept_hidden is not None:
-        place = {dimension: i for i, dimension in enumerate(theirs.kept_hidden)}
-        if not set(kept) <= set(place):
-            raise UserError(
-                "the teacher lacks hidden dimensions that the student has: name a less pruned teacher"
-            )
-        kept = [place[dimension] for dimension in kept]
-    return LayerMap(kept, ours.hidden_size, theirs.hidden_size)
-
-
 # ---- training and records
 
 
@@ -346,60 +263,6 @@ def _evaluated_last_step(trainer: PrumuxTrainer) -> bool:
         entry.get("step") == trainer.state.global_step and any(key.startswith("eval_") for key in entry)
         for entry in trainer.state.log_history
     )
-
-
-def _record(
-    trainer: PrumuxTrainer, arguments: Arguments, seconds: float, wanted: list[str]
-) -> dict[str, Any]:
-    if arguments.training.do_train:
-        metrics = trainer.best_metrics() or {}
-        model = type(trainer.student).from_pretrained(trainer.best_dir)
-    else:
-        model = trainer.student
-        metrics = trainer.measure()
-    size = model_size(model)
-    names = [name for name in metrics if name != "step"]
-    pruning = arguments.pruning
-    return {
-        "task": trainer.task.name,
-        "setting": pruning.setting,
-        "num_instances": model.config.num_instances,
-        "target_sparsity": pruning.target_sparsity[-1]
-        if pruning.setting == "pruning" and pruning.target_speedup is None
-        else None,
-        "target_speedup": pruning.target_speedup if pruning.setting == "pruning" else None,
-        "sparsity": size.sparsity,
-        "parameters": size.total,
-        "parameters_without_embeddings": size.without_embeddings,
-        "metrics": metrics,
-        "main_metric": names[0] if names else None,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "seconds": round(seconds, 1),
-        "arguments": wanted,
-        "history": trainer.state.log_history,
-        **provenance(arguments.training.seed),
-    }
-
-
-def _store(record: dict[str, Any], checkpoint: Path) -> None:
-    """Add the run to the results store."""
-    metrics = record["metrics"]
-    fields = {
-        "task": record["task"],
-        "num_instances": record["num_instances"],
-        "sparsity": record["target_sparsity"],
-        "true_sparsity": record["sparsity"],
-        "parameters": record["parameters"],
-        "accuracy": metrics.get(record["main_metric"]),
-        "accuracy_std": metrics.get(f"{record['main_metric']}_std"),
-        "metric": record["main_metric"],
-        "steps": record["steps"],
-        "seconds": record["seconds"],
-        "checkpoint": checkpoint_hash(checkpoint),
-        "path": str(checkpoint),
-    }
-    append(record["setting"], fields, record["seed"])
 
 
 def _set_up_logging(arguments: Arguments) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from prumux.errors import UserError
 from prumux.grid.plan import PROJECT, plan, read_grid
-from prumux.training.arguments import parse_arguments
+from prumux.training.parsing import parse_arguments
 
 TOY = {
     "tasks": ["toy", "toy-nli"], "num_instances": [1, 2], "sparsity": [0, 0.4, 0.6],

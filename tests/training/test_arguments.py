@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from prumux.errors import UserError
-from prumux.training.arguments import Arguments, parse_arguments
+from prumux.training.arguments import Arguments
+from prumux.training.parsing import parse_arguments
 
 TOY = ["--task_name", "toy"]
 
@@ -185,7 +186,7 @@ def test_batches_that_form_no_groups():
         ("finetuning:\n  target_sparsity: 2", "--target_sparsity is 2.0"),
         ("finetuning: fast", "expected a mapping"),
         ("finetuning:\n  num_instances_1: 3", "expected a mapping"),
-        ("- finetuning", "expected a mapping"),
+        ("- finetuning", "expected a YAML file with a section per phase"),
         ("finetuning: [", "can't read the recipe"),
         (b"\xff\xfe\x00\x01", "can't read the recipe"),
     ],

@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from prumux import PrumuxForSequenceClassification, UserError
 from prumux.pruning.accounting import model_size
-from prumux.training.arguments import parse_arguments
 from prumux.training.folder import last_checkpoint
+from prumux.training.parsing import parse_arguments
 from prumux.training.phases import build_trainer, run
 
 SMALL = (
