@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prumux.data import tokens, toy
+from prumux.data.files import Row, join_names, read_rows, read_tsv
 from prumux.data.tasks import GLUE_HUB_ID, TASKS, Task, get_task
 from prumux.errors import UserError
 
@@ -35,7 +34,6 @@ TEXT_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "labels", "gold_label", "score")
 
-Row = Mapping[str, Any]
 Examples = dict[str, list[Any]]  # columns "text", "text_pair" (pairs only), "label"
 
 
@@ -193,7 +191,7 @@ def _read_glue_file(task: Task, split: str, data_dir: Path) -> Examples:
             f"no {split} file of {task.name} in '{data_dir}': expected '{paths[0]}' (GLUE's own layout); "
             "correct --data_dir, or leave it out to load from the hub"
         )
-    rows = _read_tsv(path, task.headerless_columns, lenient=True)
+    rows = read_tsv(path, task.headerless_columns, lenient=True)
     return _columns(path, rows, task.file_columns[:-1], task.file_columns[-1])
 
 
@@ -202,7 +200,7 @@ def _read_own_file(path: Path, task: Task | None) -> Examples:
         raise UserError(f"can't read '{path}': expected a file that ends in {', '.join(FILE_TYPES)}")
     if not path.is_file():
         raise UserError(f"no such file: '{path}': correct --train_file or --validation_file")
-    rows = list(_read_any(path))
+    rows = list(read_rows(path))
     found = set().union(*(row.keys() for _, row in rows[:1]))
     texts = [task.file_columns[:-1], task.text_columns] if task else []
     texts += [columns for columns in TEXT_COLUMNS if task is None or len(columns) == len(task.text_columns)]
@@ -212,7 +210,9 @@ def _read_own_file(path: Path, task: Task | None) -> Examples:
     if rows and (text_columns is None or label_column is None):
         choices = " or ".join(dict.fromkeys("+".join(columns) for columns in texts if columns))
         wanted = f"a text column ({choices})" if text_columns is None else f"a label column ({labels[0]})"
-        raise UserError(f"'{path}' lacks {wanted}: its columns are {_join(found)}; rename them in the file")
+        raise UserError(
+            f"'{path}' lacks {wanted}: its columns are {join_names(found)}; rename them in the file"
+        )
     return _columns(path, rows, text_columns or (), label_column or "label")
 
 
@@ -228,100 +228,11 @@ def _columns(
                 if name in row:
                     raise UserError(f"'{path}' line {line} has no '{name}': fill it in or remove the row")
                 raise UserError(
-                    f"'{path}' lacks the column '{name}' (line {line}): expected {_join(theirs.values())}, found "
-                    f"{_join(map(str, row))}; correct the file or name its task with --task_name"
+                    f"'{path}' lacks the column '{name}' (line {line}): expected {join_names(theirs.values())}, found "
+                    f"{join_names(map(str, row))}; correct the file or name its task with --task_name"
                 )
             columns[ours].append(value if ours == "label" else str(value))
     return columns
-
-
-# ---- file types: (line number, row) pairs
-
-
-def _read_any(path: Path) -> Iterator[tuple[int, Row]]:
-    suffix = path.suffix.lower()
-    if suffix in (".tsv", ".txt"):
-        return _read_tsv(path)
-    return _read_csv(path) if suffix == ".csv" else read_json(path)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"can't read '{path}' ({error.strerror}): check its permissions") from None
-
-
-def _read_tsv(path: Path, header: Sequence[str] = (), lenient: bool = False) -> Iterator[tuple[int, Row]]:
-    """Tab-separated, quotes are plain characters (as in GLUE). ``header`` names the columns of a file without.
-
-    ``lenient`` ignores surplus fields and skips rows that lack some.
-    """
-    lines = _text_of(path).split("\n")
-    skipped = 0
-    for number, line in enumerate(lines, start=1):
-        fields = line.rstrip("\r").split("\t")
-        if not line.strip():
-            continue
-        if not header:
-            header = [name.strip() for name in fields]
-        elif len(fields) == len(header) or (lenient and len(fields) > len(header)):
-            yield number, dict(zip(header, fields, strict=False))
-        elif lenient and len(fields) > 1:  # the published QQP has such rows
-            skipped += 1
-        else:
-            raise UserError(
-                f"'{path}' line {number} has {len(fields)} fields for the {len(header)} columns {_join(header)}: "
-                "separate the columns by one tab each"
-            )
-    if skipped:
-        logger.warning("skipped %d rows with missing fields in %s", skipped, path)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    """Comma-separated, quoted as spreadsheets do."""
-    reader = csv.DictReader(_text_of(path).splitlines(keepends=True), strict=True)
-    try:
-        for row in reader:
-            if None in row:  # surplus fields: a comma in a text that is not quoted would cut it
-                raise UserError(
-                    f"'{path}' line {reader.line_num} has more fields than columns: quote texts with \"\""
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(
-            f"'{path}' line {reader.line_num} is not CSV ({error}): quote texts with \"\""
-        ) from None
-
-
-def read_json(path: Path) -> Iterator[tuple[int, Row]]:
-    """A list of objects, ``{"data": [...]}``, or an object per line."""
-    text = _text_of(path)
-    try:
-        whole = json.loads(text) if path.suffix.lower() == ".json" else None
-    except json.JSONDecodeError:
-        whole = None  # an object per line, or an error told below with its line
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        whole = whole["data"]
-    try:
-        lines = enumerate(text.split("\n"), start=1)
-        items = (
-            enumerate(whole, start=1)
-            if isinstance(whole, list)
-            else ((number, json.loads(line)) for number, line in lines if line.strip())
-        )
-        for number, item in items:
-            if not isinstance(item, dict):
-                raise UserError(
-                    f'\'{path}\' item {number} is not an object: expected {{"text": ..., "label": ...}}'
-                )
-            yield number, item
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"'{path}' is not JSON ({error}): expected a list of objects or one per line"
-        ) from None
 
 
 # ---- labels
@@ -339,7 +250,7 @@ def _settle_labels(
     names = list(task.label_names or ()) if task else sorted({_name(label) for label in first})
     if len({name.lower() for name in names}) < len(names):
         raise UserError(
-            f"labels that differ in upper and lower case only: {_join(names)}; rename one of each"
+            f"labels that differ in upper and lower case only: {join_names(names)}; rename one of each"
         )
     known = {name.lower(): name for name in names} | (dict(task.file_labels) if task else {})
     for split, columns in examples.items():
@@ -348,7 +259,7 @@ def _settle_labels(
             row = labels.index(None)
             raise UserError(
                 f"unknown label '{columns['label'][row]}' in row {row + 1} of {sources[split]}: expected one of "
-                f"{_join(dict.fromkeys(known))}; correct the label or the task's name"
+                f"{join_names(dict.fromkeys(known))}; correct the label or the task's name"
             )
         columns["label"] = labels
     return names
@@ -376,10 +287,6 @@ def _score(label: Any, source: str) -> float:
     except (TypeError, ValueError):
         pass
     raise UserError(f"the label '{label}' in {source} is not a number: give a score, or name another task")
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 # ---- tokens
@@ -448,7 +355,7 @@ def class_numbers(data: TaskData, label2id: Mapping[str, int] | None) -> dict[st
     ids = {name: label2id.get(name, any_case.get(name.lower())) for name in data.label_names}
     if unknown := [name for name, number in ids.items() if number is None]:
         raise UserError(
-            f"the model has no label {_join(unknown)}: {data.name} has {_join(data.label_names)}, the model "
-            f"{_join(label2id)}; take a model of this task or correct label2id in its config.json"
+            f"the model has no label {join_names(unknown)}: {data.name} has {join_names(data.label_names)}, the model "
+            f"{join_names(label2id)}; take a model of this task or correct label2id in its config.json"
         )
     return {name: int(number) for name, number in ids.items() if number is not None}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prumux.data.files import read_json
 from prumux.data.grouping import IGNORE
 from prumux.data.tasks import TAG_METRICS, Task
 from prumux.errors import UserError
@@ -95,8 +96,6 @@ def _conll(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _json(path: Path) -> Iterator[tuple[list[str], list[str]]]:
-    from prumux.data.loading import read_json  # which imports this module
-
     for number, row in read_json(path):
         words = next((row[name] for name in WORD_COLUMNS if name in row), None)
         tags = next((row[name] for name in TAG_COLUMNS if name in row), None)
