@@ -95,7 +95,7 @@ run() { # run ARGUMENTS...: the chosen Python with them, or, in a dry run, the c
 export PRUMUX_RESULTS=${PRUMUX_RESULTS-$PROJECT/results/runs.jsonl} # where every run is recorded; empty: nowhere
 OUTPUT_DIR=${OUTPUT_DIR:-$PROJECT/out}
 OUTPUT_DIR=${OUTPUT_DIR%/}
-GIVEN_RECIPE=${RECIPE:-}
+GIVEN_RECIPE=${RECIPE:-} GIVEN_TEACHER=${TEACHER:-}
 
 # canonical_task NAME: the folder name of a task, as prumux.data.tasks spells it (tests/test_scripts.py compares them)
 canonical_task() {
@@ -169,7 +169,7 @@ set_teacher() {
       START=$ours/best # a dense teacher of a multiplexed model
     fi
     return
-  elif [ -e "$ours/best/config.json" ]; then
+  elif [ -e "$ours/best/config.json" ] || { [ -n "${MODEL:-}" ] && dense_teaches && [ -e "$dense/best/config.json" ]; }; then
     TEACHER=$ours/best
     START=${MODEL:-$TEACHER}
     ! dense_teaches || [ ! -e "$dense/best/config.json" ] || TEACHER=$dense/best
@@ -203,7 +203,7 @@ guard(lambda: get_task(sys.argv[1]) and None)' "$TASK" "$PROJECT" || exit $?
 }
 
 earlier_phase() { # earlier_phase SCRIPT ARGUMENTS...: what this run builds on, with the same Python and its own schedule
-  env -u EPOCHS -u BATCH_SIZE -u EXTRA PRUMUX_INNER=1 PYTHON="$PYTHON" RECIPE="$RECIPE" bash "$PROJECT/scripts/$1" "${@:2}"
+  env -u EPOCHS -u BATCH_SIZE -u EXTRA -u MODEL PRUMUX_INNER=1 PYTHON="$PYTHON" RECIPE="$RECIPE" bash "$PROJECT/scripts/$1" "${@:2}"
 }
 
 train_teacher() { # the embedded task's dense (N=1) or multiplexed model, from random weights
@@ -233,6 +233,11 @@ common_arguments() {
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
 }
 
+recipe_value() { # recipe_value SECTION FLAG: what the recipe's section says, as 3e-5 and not 3.0e-5
+  awk -v section="$1:" -v flag="$2:" \
+    '/^[^ #]/ {inside = $1 == section} inside && /^  [^ ]/ && $1 == flag {print $2; exit}' "$RECIPE" 2>/dev/null | sed 's/\.0*e/e/'
+}
+
 # distillation_arguments: DISTILLATION, from set_teacher and parse_triple. What the command line doesn't say is the
 # recipe's, where that has a dense teacher, else the paper's.
 distillation_arguments() {
@@ -252,6 +257,7 @@ next_step() {
     [ -z "${!name:-}" ] || environment+="$name=$(printf '%q' "${!name}") "
   done
   [ -z "$GIVEN_RECIPE" ] || environment+="RECIPE=$(printf '%q' "$GIVEN_RECIPE") "
+  [ -z "$GIVEN_TEACHER" ] || [[ $* == *TEACHER=* ]] || environment+="TEACHER=$(printf '%q' "$GIVEN_TEACHER") "
   [ "$OUTPUT_DIR" = "$PROJECT/out" ] || environment+="OUTPUT_DIR=$(printf '%q' "$OUTPUT_DIR") "
   say "  $environment$*"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prunes a finetuned multiplexed model, distilling from it (N=1: CoFi on a dense one). Usage:
 #   run_PruMUX.sh [TASK [SPARSITY [N [LAYER_ALPHA [CE_ALPHA [LAYER_DISTILL_VERSION]]]]]]
-# Defaults: MNLI 0.60 2 0.9 0.1 4. Without any argument: the embedded task toy, training its model first.
+# Defaults: MNLI 0.60 2, then what the recipe says (0.9 0.1 4 in the paper's). Without any argument: the embedded task toy, training its model first.
 # Writes out/TASK/PruMUX/TASK_sparsityS_N_VERSION_ALPHA/best. The same command again resumes, or skips what is done.
 # Environment, all optional:
 #   DATA_DIR                     folder in GLUE's own file layout instead of the hub

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finetunes a pruned model with the same distillation, its structure fixed. Usage:
 #   run_PruMUX_FT.sh [TASK [SPARSITY [N [LAYER_ALPHA [CE_ALPHA [LAYER_DISTILL_VERSION [LEARNING_RATE]]]]]]]
-# Defaults: MNLI 0.60 2 0.9 0.1 4 1e-4 (with RECIPE=configs/recipes/paper.yaml 3e-5). Without any argument: the embedded task toy (5e-4), pruning its model first.
+# Defaults: MNLI 0.60 2, then what the recipe says. Without any argument: the embedded task toy, pruning its model first.
 # Starts from the model that run_PruMUX.sh wrote for the same arguments (environment: MODEL names another) and writes
 # FT-lrLEARNING_RATE/best below its folder. Other environment variables as in run_PruMUX.sh.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
@@ -12,11 +12,7 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
   fail "at most 7 arguments, got $#: TASK SPARSITY N LAYER_ALPHA CE_ALPHA LAYER_DISTILL_VERSION LEARNING_RATE"
 
 parse_triple "${@:1:6}"
-LEARNING_RATE=${7:-}
-if [ -z "$LEARNING_RATE" ]; then
-  if is_embedded "$TASK"; then LEARNING_RATE=5e-4 # the toy model starts at random
-  elif dense_teaches; then LEARNING_RATE=1e-4; else LEARNING_RATE=3e-5; fi # the recipes' own
-fi
+LEARNING_RATE=${7:-$(recipe_value finetuning_pruned learning_rate)}
 FT_DIR=$PRUNED_DIR/FT-lr$LEARNING_RATE
 setup
 set_teacher
@@ -32,7 +28,7 @@ fi
 common_arguments
 distillation_arguments
 # shellcheck disable=SC2086  # EXTRA holds several flags
-run "$PROJECT/run_glue.py" --setting finetuning "${ARGS[@]}" --learning_rate "$LEARNING_RATE" \
+run "$PROJECT/run_glue.py" --setting finetuning "${ARGS[@]}" ${7:+--learning_rate "$7"} \
   --model_name_or_path "${MODEL:-$PRUNED_DIR/best}" "${DISTILLATION[@]}" --do_train --do_eval \
   --output_dir "$FT_DIR" ${EXTRA:-}
 

@@ -17,7 +17,8 @@
 #   --output_dir DIR         this run's folder (default out/TASK/dense, retrieval_N, mlm_N or mux_N)
 #   -h, --help
 # What is not given comes from the recipe (environment: RECIPE, default configs/recipes/prumux.yaml).
-# Environment: OUTPUT_DIR (root, default out), TRAIN_FILE, VALIDATION_FILE, EPOCHS, BATCH_SIZE, SEED, EXTRA (flags passed on).
+# Environment: OUTPUT_DIR (root, default out), TRAIN_FILE, VALIDATION_FILE, EPOCHS, BATCH_SIZE, SEED,
+#   TEACHER (of -s finetuning; default out/TASK/dense/best for N > 1), EXTRA (flags passed on).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -77,11 +78,12 @@ RUN_DIR=${RUN_DIR:-$OUTPUT_DIR/$TASK/$name}
 set_recipe "$TASK"
 dense=$(teacher_dir "$TASK" 1)/best
 if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches &&
-  { [ -e "$dense/config.json" ] || { [ -n "${PRUMUX_DRY_RUN:-}" ] && is_embedded "$TASK"; }; }; then
+  { [ -e "$dense/config.json" ] || { [ -n "${PRUMUX_DRY_RUN:-}" ] && is_embedded "$TASK"; }; } && [ -z "${TEACHER:-}" ]; then
   FLAGS+=(--distillation_path "$dense")
   [ -n "$MODEL_GIVEN" ] || FLAGS+=(--model_name_or_path "$dense")
   MODEL_GIVEN=1
 fi
+if [ "$SETTING" = finetuning ] && [ -n "${TEACHER:-}" ]; then FLAGS+=(--distillation_path "$TEACHER"); fi
 [ -n "$MODEL_GIVEN" ] || [ -z "${CONFIG:-}" ] || FLAGS+=(--config_name "$CONFIG")
 
 setup
@@ -94,6 +96,10 @@ case $TASK in corpus | wikitext) TASK=TASK TRAIN_FILE='' VALIDATION_FILE='' ;; e
 case $SETTING in
   *_pretraining) next_step "trained: $RUN_DIR/best. Next, finetune it:" \
     "bash $PROJECT/scripts/${PROGRAM_SCRIPT:-run_glue.sh} -N $N -s finetuning --task $TASK --model_path $RUN_DIR/best" ;;
-  *) next_step "done: $RUN_DIR. Next, prune it:" \
-    "TEACHER=$RUN_DIR/best bash $PROJECT/scripts/run_PruMUX.sh $TASK 0.60 $N" ;;
+  *)
+    start='' # where it is looked for anyway
+    if [ "$RUN_DIR" != "$OUTPUT_DIR/$TASK/$name" ]; then
+      if [ "$N" != 1 ] && dense_teaches; then start="MODEL=$RUN_DIR/best "; else start="TEACHER=$RUN_DIR/best "; fi
+    fi
+    next_step "done: $RUN_DIR. Next, prune it:" "${start}bash $PROJECT/scripts/run_PruMUX.sh $TASK 0.60 $N" ;;
 esac

@@ -103,7 +103,7 @@ def test_recipes_reach_training(
     expected |= overrides["small_tasks"] if task == "RTE" else {}
     setting = "finetuning" if phase == "finetuning_pruned" else phase
     teacher = ["--distillation_path", "teacher"] if phase == "finetuning_pruned" else []
-    teacher += ["--model_path", "plain"]
+    teacher += ["--model_path", "PruMUX/x/best" if phase == "finetuning_pruned" else "plain"]
     arguments = parse_arguments(
         [
             *(

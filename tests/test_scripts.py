@@ -106,7 +106,7 @@ def test_finetuning_of_the_papers_example() -> None:
     [call] = planned(done)
     pruned = PROJECT / "out/MNLI/PruMUX/MNLI_sparsity0.60_2_4_0.9"
     assert call["--setting"] == "finetuning"
-    assert call["--learning_rate"] == "3e-5"
+    assert "--learning_rate" not in call, "the recipe's"
     assert call["--model_name_or_path"] == str(pruned / "best")
     assert call["--distillation_path"] == "teacher"
     assert call["--output_dir"] == str(pruned / "FT-lr3e-5")
@@ -134,9 +134,37 @@ def test_the_default_recipe_lets_the_dense_model_teach(tmp_path) -> None:
     [given] = planned(bash(script("run_PruMUX.sh"), "SST-2", "0.6", "2", "0.7", "0.3", **here))
     assert (given["--distill_layer_loss_alpha"], given["--distill_ce_loss_alpha"]) == ("0.7", "0.3")
     [finetuning] = planned(bash(script("run_PruMUX_FT.sh"), "SST-2", "0.6", "2", **here))
-    assert finetuning["--learning_rate"] == "1e-4"
+    assert "--learning_rate" not in finetuning, "the recipe's"
+    assert finetuning["--output_dir"].endswith("FT-lr1e-4")
     [paper] = planned(bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", RECIPE=PAPER, **here))
     assert "--distillation_path" not in paper
+
+
+def test_the_next_command_starts_from_what_was_trained(tmp_path) -> None:
+    """It names the model only where it would not be found, and as what: start, or teacher as well."""
+    (tmp_path / "SST-2/dense/best").mkdir(parents=True)
+    (tmp_path / "SST-2/dense/best/config.json").write_text("{}")
+    here = {"OUTPUT_DIR": str(tmp_path)}
+    pruning = f"bash {script('run_PruMUX.sh')} SST-2 0.60"
+
+    def hint(*arguments: str, **environment: str) -> str:
+        return bash(
+            script("run_glue.sh"), "--task", "SST-2", *arguments, **here, **environment
+        ).stderr.splitlines()[-1]
+
+    assert hint("-N", "2").endswith(f"OUTPUT_DIR={tmp_path} {pruning} 2")
+    assert hint("-N", "2", "--output_dir", "own").endswith(f"MODEL=own/best {pruning} 2")
+    assert hint("-N", "1", "-s", "baseline", "--output_dir", "own").endswith(f"TEACHER=own/best {pruning} 1")
+    assert hint("-N", "2", "--output_dir", "own", RECIPE=PAPER).endswith(f"TEACHER=own/best {pruning} 2")
+    [given] = planned(bash(script("run_PruMUX.sh"), "SST-2", "0.6", "2", MODEL="own/best", **here))
+    assert given["--model_name_or_path"] == "own/best"
+    assert given["--distillation_path"] == str(tmp_path / "SST-2/dense/best")
+
+
+def test_a_teacher_of_ones_own(tmp_path) -> None:
+    done = bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", "--model_path", "m", TEACHER="t")
+    assert planned(done)[0]["--distillation_path"] == "t"
+    assert " TEACHER=t " in f" {done.stderr.splitlines()[-1]}", "the next phase learns from it as well"
 
 
 def test_every_argument_is_positional() -> None:

@@ -90,11 +90,17 @@ def _build(arguments: argparse.Namespace, points: Sequence[Point], task: str) ->
     )
 
 
+def _asked(arguments: argparse.Namespace) -> list[str] | None:
+    """The tasks that the command names."""
+    named = [task for task in (arguments.task, getattr(arguments, "throughput_task", None)) if task]
+    return named if arguments.task else None
+
+
 def _fitted(arguments: argparse.Namespace) -> tuple[list[Point], AutoPruMUX]:
     from prumux.auto.points import read_points
     from prumux.auto.search import choose_task
 
-    points = read_points(arguments.results)
+    points = read_points(arguments.results, _asked(arguments))
     return points, _build(arguments, points, choose_task(points, arguments.task))
 
 
@@ -114,7 +120,7 @@ def _fit(arguments: argparse.Namespace) -> str:
     from prumux.auto.search import choose_task
     from prumux.reports.tables import markdown
 
-    points = read_points(arguments.results)
+    points = read_points(arguments.results, _asked(arguments))
     tasks = (
         sorted({p.task for p in points}) if arguments.task is None else [choose_task(points, arguments.task)]
     )
@@ -206,7 +212,7 @@ def _table(arguments: argparse.Namespace) -> str:
     from prumux.auto.search import choose_task
     from prumux.auto.tables import tables
 
-    points = read_points(arguments.results)
+    points = read_points(arguments.results, _asked(arguments))
     chosen = [] if arguments.task is None else [choose_task(points, arguments.task)]
     text, values = tables(
         points, lambda task: _build(arguments, points, task), arguments.number,

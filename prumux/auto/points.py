@@ -45,8 +45,10 @@ class Point:
         return method_name(self.num_instances, self.sparsity)
 
 
-def read_points(paths: str | Path | Sequence[str | Path]) -> list[Point]:
+def read_points(paths: str | Path | Sequence[str | Path], tasks: Iterable[str] | None = None) -> list[Point]:
     """The points in results stores (``.jsonl``) and CSV files, sorted by task, N and sparsity.
+
+    ``tasks``: those that are looked at (default all), see ``newest_evaluations``.
 
     Several training seeds of a store at one (task, N, sparsity) are averaged; in CSV files such rows must agree.
 
@@ -57,7 +59,7 @@ def read_points(paths: str | Path | Sequence[str | Path]) -> list[Point]:
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     stores = [file for file in files if file.suffix.lower() not in TABLES]
     points = _from_tables([file for file in files if file.suffix.lower() in TABLES])
-    points += _merged(_from_stores(stores)) if stores else []
+    points += _merged(_from_stores(stores, tasks)) if stores else []
     _refuse_disagreement(points)
     check_fractions([(p.task, p.num_instances, p.sparsity, p.accuracy) for p in points])
     points = list({(p.task, *p.key): p for p in points}.values())
@@ -120,10 +122,10 @@ def _from_tables(files: Sequence[Path]) -> list[Point]:
     return points
 
 
-def _from_stores(files: Sequence[Path]) -> list[Point]:
+def _from_stores(files: Sequence[Path], tasks: Iterable[str] | None) -> list[Point]:
     return [
         _point(line, "speedup")
-        for line in newest_evaluations(files)
+        for line in newest_evaluations(files, tasks)
         if line["method"] in PAPER and line["ensemble"] == 1  # no rivals, and no slots shared by one input
     ]
 

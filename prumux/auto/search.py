@@ -94,7 +94,7 @@ class AutoPruMUX:
         cls, results: str | Path | Sequence[str | Path], task: str | None = None, **options: Any
     ) -> AutoPruMUX:
         """From results files; ``task`` may be left out where they hold one only."""
-        points = read_points(results)
+        points = read_points(results, None if task is None else [task])
         return cls(points, choose_task(points, task), **options)
 
     @staticmethod

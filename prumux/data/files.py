@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def read_tsv(path: Path, header: Sequence[str] = (), lenient: bool = False) -> I
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     """Comma-separated, quoted as spreadsheets do."""
-    reader = csv.DictReader(_text_of(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
     try:
         for row in reader:
             if None in row:  # surplus fields: a comma in a text that is not quoted would cut it

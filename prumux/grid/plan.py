@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from prumux.errors import UserError
+from prumux.training.recipes import get_task_name, read_recipe, resolved
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAX_SPARSITY = 0.99
@@ -117,7 +118,9 @@ def read_grid(path: str | Path) -> GridConfig:
                 raise TypeError(f"{name} is {values[name]!r}, expected a mapping of flags to values")
         if not isinstance(values.get("in_one_run", False), bool):
             raise TypeError(f"in_one_run is {values['in_one_run']!r}, expected true or false")
-        values["tasks"] = {str(task): dict(data or {}) for task, data in values["tasks"].items()}
+        values["tasks"] = {
+            get_task_name(str(task)): dict(data or {}) for task, data in values["tasks"].items()
+        }
         for name, kind in (
             ("num_instances", int), ("sparsity", float), ("layers", int), ("layer_distill_version", int),
             ("learning_rate", float), ("seeds", int),
@@ -189,8 +192,6 @@ def recipe_sections(recipe: str) -> dict[str, Any]:
     Raises:
         UserError: it can't be read.
     """
-    from prumux.training.recipes import read_recipe
-
     return read_recipe(project_file(recipe))
 
 
@@ -210,14 +211,6 @@ class _Task:
         self.folder = self.root / task
         self.prefix = f"{task}/" if len(grid.seeds) == 1 else f"seed_{seed}/{task}/"
         self.dense_teacher = sections.get("teacher") == "dense"
-        pruning, finetuning = sections.get("pruning", {}), sections.get("finetuning_pruned", {})
-        self.alphas = grid.alphas or [
-            [
-                float(pruning.get(f"distill_{kind}_loss_alpha", default))
-                for kind, default in (("layer", 0.9), ("ce", 0.1))
-            ]
-        ]
-        self.learning_rates = grid.learning_rate or [float(finetuning.get("learning_rate", 3e-5))]
 
     def jobs(self) -> list[Job]:
         grid = self.grid
@@ -271,9 +264,16 @@ class _Task:
         jobs: list[Job] = []
         finetuned: dict[float, list[str]] = {target: [] for target in targets}
         taught = self._taught_by_dense() or ["--distillation_path", self._best(teacher)]
-        for version, (layer, ce) in itertools.product(self.grid.layer_distill_version, self.alphas):
-            tried = ["--layer_distill_version", str(version), "--distill_layer_loss_alpha", f"{layer:g}",
-                     "--distill_ce_loss_alpha", f"{ce:g}", *taught]  # fmt: skip
+        # what the grid doesn't try is left to the recipe; folders are named by what it says
+        alphas = [
+            (layer, ["--distill_layer_loss_alpha", f"{layer:g}", "--distill_ce_loss_alpha", f"{ce:g}"])
+            for layer, ce in self.grid.alphas
+        ] or [(self._recipes("pruning", n, "distill_layer_loss_alpha", 0.9), [])]
+        rates = [(rate, ["--learning_rate", f"{rate:g}"]) for rate in self.grid.learning_rate] or [
+            (self._recipes("finetuning_pruned", n, "learning_rate", 5e-5), [])
+        ]
+        for version, (layer, weights) in itertools.product(self.grid.layer_distill_version, alphas):
+            tried = ["--layer_distill_version", str(version), *weights, *taught]
             for together in [targets] if self.grid.in_one_run else [[target] for target in targets]:
                 last = together[-1]
                 name = self._pruned_name(last, n, version, layer)
@@ -282,17 +282,32 @@ class _Task:
                 flags = ["--setting", "pruning", "--model_name_or_path", self._best(teacher), "--target_sparsity",
                          *(f"{s:g}" for s in together), *tried]  # fmt: skip
                 jobs.append(self._train(name, n, flags, [teacher, "dense"]))
-                for target, rate in itertools.product(together, self.learning_rates):
-                    weights = (
-                        self.folder / name / ("best" if target == last else f"sparsity{target:.2f}/best")
-                    )
+                for target, (rate, rate_flags) in itertools.product(together, rates):
+                    start = self.folder / name / ("best" if target == last else f"sparsity{target:.2f}/best")
                     tuned = f"{self._pruned_name(target, n, version, layer)}/FT-lr{rate:g}"
-                    flags = ["--setting", "finetuning", "--model_name_or_path", str(weights), *tried,
-                             "--learning_rate", f"{rate:g}"]  # fmt: skip
+                    flags = [
+                        "--setting",
+                        "finetuning",
+                        "--model_name_or_path",
+                        str(start),
+                        *tried,
+                        *rate_flags,
+                    ]
                     jobs.append(self._train(tuned, n, flags, [name]))
                     finetuned[target].append(tuned)
         jobs += [self._evaluate(f"PruMUX_{n}_{target:g}", n, target, finetuned[target]) for target in targets]
         return jobs
+
+    def _recipes(self, section: str, n: int, flag: str, default: float) -> float:
+        """What the recipe says of a flag for this N and task."""
+        path = Path(self.grid.recipe)
+        value = resolved(self.sections, section, n, self.task, path).get(flag, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"recipe {path}, section {section}: {flag} is {value!r}, expected a number"
+            ) from error
 
     def _pruned_name(self, target: float, n: int, version: int, layer: float) -> str:
         return f"PruMUX/{self.task}_sparsity{target:.2f}_{n}_{version}_{layer:g}"

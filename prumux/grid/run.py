@@ -69,7 +69,7 @@ def run_jobs(jobs: Sequence[Job], output_dir: str | Path, at_once: int = 1) -> O
                         slot = slots.pop(0)
                         running[job.name] = (
                             job,
-                            _start(job, output_dir, slot % gpus if gpus > 1 else None),
+                            _start(job, output_dir, gpus[slot % len(gpus)] if len(gpus) > 1 else None),
                             slot,
                         )
                         progress.set_postfix_str(", ".join(running))
@@ -99,13 +99,13 @@ def log_file(job: Job, output_dir: str | Path) -> Path:
     return Path(output_dir) / "logs" / f"{job.name.replace('/', '.').replace(' ', '_')}.log"
 
 
-def _start(job: Job, output_dir: str | Path, gpu: int | None) -> subprocess.Popen[bytes]:
+def _start(job: Job, output_dir: str | Path, gpu: str | None) -> subprocess.Popen[bytes]:
     log = log_file(job, output_dir)
     log.parent.mkdir(parents=True, exist_ok=True)
     job.result.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, VARIABLE: str(Path(output_dir) / STORE)}
     if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     with open(log, "ab") as stream:
         return subprocess.Popen(
             [sys.executable, str(PROJECT / job.script), *job.argv],
@@ -113,10 +113,13 @@ def _start(job: Job, output_dir: str | Path, gpu: int | None) -> subprocess.Pope
         )  # fmt: skip
 
 
-def _gpus() -> int:
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as the environment names them."""
     import torch
 
-    return torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return names[: torch.cuda.device_count()] or [str(i) for i in range(torch.cuda.device_count())]
 
 
 def _last_line(log: Path) -> str:

@@ -61,6 +61,18 @@ class Latency(Cost):
     def ffn(self, hidden: Number, intermediate: Number) -> Number:
         return _between(self._axes[0], self._axes[2], self._tables[1], hidden, intermediate)
 
+    @staticmethod
+    def is_of(path: Path, *, length: int, device: torch.device, dtype: torch.dtype) -> bool:
+        """Is there a table, measured under these conditions (a broken one is left to :meth:`read`)."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            made = fields["length"], fields["device"], fields["dtype"]
+        except OSError:
+            return False
+        except (ValueError, KeyError, TypeError):
+            return True
+        return made == (length, str(device), str(dtype))
+
     @classmethod
     def read(cls, config: PrumuxConfig, path: Path) -> Latency:
         """The table that :func:`measure` gave, from a JSON file.

@@ -38,7 +38,7 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
         raise UserError("no reports to join: name evaluation.json files, or a results store")
     stores = [path for path in paths if path.suffix.lower() == STORE]
     tables = [path for path in paths if path.suffix.lower() in TABLES]
-    rows = (_from_stores(stores) if stores else []) + (_from_points(tables) if tables else [])
+    rows = (_from_stores(stores, task) if stores else []) + (_from_points(tables) if tables else [])
     for path in paths:
         if path not in stores and path not in tables:
             rows += _from_report(path, keep_baseline=not rows)
@@ -120,9 +120,9 @@ def _from_points(files: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _from_stores(files: Sequence[Path]) -> list[dict[str, Any]]:
+def _from_stores(files: Sequence[Path], task: str | None = None) -> list[dict[str, Any]]:
     places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for line in newest_evaluations(files):
+    for line in newest_evaluations(files, None if task is None else [task]):
         if line["ensemble"] == 1:
             place = (
                 line["task"],

@@ -55,11 +55,15 @@ def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, 
     return checked | {"task": task, "num_instances": int(instances), "sparsity": round(sparsity, 6)}
 
 
-def newest_evaluations(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+def newest_evaluations(
+    paths: Iterable[str | Path], tasks: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
     """The newest evaluation of each model in the stores: of each task, method, N, sparsity, depth and training seed.
 
+    ``tasks``: those that are looked at (default all); conditions of others may differ.
+
     Raises:
-        UserError: no evaluation, a line with a missing or wrong value, or evaluations of one task under different
+        UserError: no evaluation, a line with a missing or wrong value, or evaluations of a task under different
             conditions (device, dtype, length, engine), whose speedups can't be compared.
     """
     paths = [Path(path) for path in paths]
@@ -78,13 +82,14 @@ def newest_evaluations(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
             f"{where} has no evaluation with accuracy and speedup: run evaluation.py on the models first"
         )
     lines = list(newest.values())
-    for task in {line["task"] for line in lines}:
-        seen = {tuple(line.get(name) for name in CONDITIONS) for line in lines if line["task"] == task}
+    asked = None if tasks is None else {task.lower() for task in tasks}
+    for name in {line["task"] for line in lines if asked is None or line["task"].lower() in asked}:
+        seen = {tuple(line.get(key) for key in CONDITIONS) for line in lines if line["task"] == name}
         if len(seen) > 1:
             described = "; ".join(sorted(" ".join(str(value) for value in values) for values in seen))
             raise UserError(
-                f"{where}: {task} was evaluated under different conditions ({described}), whose speedups can't be "
-                "compared: evaluate all models alike, or keep a store for each"
+                f"{where}: {name} was evaluated under different conditions ({described}), whose speedups can't be "
+                "compared: evaluate all models alike, keep a store for each, or choose another --task"
             )
     _check_unit(lines)
     return lines

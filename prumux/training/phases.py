@@ -84,10 +84,10 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     start = time.monotonic()
     try:
         trainer = build_trainer(arguments)
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # a flag of Transformers asks for a package that is not installed
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "install" not in str(error):
+            raise
+        # a flag of Transformers asks for a package that is not installed
         raise UserError(f"{str(error).strip().splitlines()[0]}: change the flag that asks for it") from error
     if training.do_train:
         if overwrite:

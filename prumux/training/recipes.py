@@ -12,9 +12,11 @@ import yaml
 
 from prumux.data.tasks import get_task
 from prumux.errors import UserError
+from prumux.models.configuration import PrumuxConfig
 from prumux.models.loading import FIXED_BY_WEIGHTS
 
 MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances")
+PRUNED = "PruMUX"  # the folder of pruned models, in the scripts and in grids
 SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
 
 
@@ -54,6 +56,30 @@ def recipe_defaults(first: Any, known: Collection[str], instances: int) -> dict[
         name = "finetuning_pruned"
     elif name == "finetuning" and first.distillation_path is not None and instances == 1:
         name = "distillation" if "distillation" in recipe else name
+    section = resolved(recipe, name, instances, first.task_name, path)
+    multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
+    usual = section.get("muxing_variant", PrumuxConfig().muxing_variant)
+    other = first.muxing_variant is not None and first.muxing_variant != usual
+    without_weights = first.model_name_or_path is None and section.get("separate_instances")
+    if multiplexed or other or without_weights:
+        # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
+        section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
+    for flag, value in section.items():
+        if flag not in known:
+            raise UserError(f"recipe {path}, section {name}: unknown flag '{flag}', see run_glue.py --help")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"recipe {path}, section {name}: {flag} is {value}, expected a single value")
+    return {flag: str(value) for flag, value in section.items()}
+
+
+def resolved(
+    recipe: dict[str, Any], name: str, instances: int, task: str | None, path: Path
+) -> dict[str, Any]:
+    """A recipe's section with what it says of this N and task in the place of what it says in general.
+
+    Raises:
+        UserError: no such section, or one that is no mapping.
+    """
     if name not in recipe:
         raise UserError(f"recipe {path} has no section '{name}', only: {', '.join(map(str, recipe))}")
     section = _mapping(recipe, name, path)
@@ -64,25 +90,17 @@ def recipe_defaults(first: Any, known: Collection[str], instances: int) -> dict[
     }
     section = {flag: value for flag, value in section.items() if flag not in overrides}
     section |= overrides.get(f"num_instances_{instances}", {})
-    multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
-    other = first.muxing_variant is not None and first.muxing_variant != section.get("muxing_variant")
-    if multiplexed or other or first.model_name_or_path is None:
-        # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
-        section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
-    if first.task_name and get_task_name(first.task_name) in SMALL_TASKS:
+    if task and get_task_name(task) in SMALL_TASKS:
         section |= overrides.get("small_tasks", {})
-    for flag, value in section.items():
-        if flag not in known:
-            raise UserError(f"recipe {path}, section {name}: unknown flag '{flag}', see run_glue.py --help")
-        if not isinstance(value, str | int | float):
-            raise UserError(f"recipe {path}, section {name}: {flag} is {value}, expected a single value")
-    return {flag: str(value) for flag, value in section.items()}
+    return section
 
 
 def _may_be_pruned(first: Any) -> bool:
-    """Is the run's start a pruned model, or one of which that can't be read here."""
+    """Is the run's start a pruned model; of one that can't be read (yet) its folder says so."""
     fields = _local_config(first.model_name_or_path)
-    return fields is None or fields.get("kept_heads") is not None
+    if fields is None:
+        return PRUNED in Path(first.model_name_or_path or "").parts
+    return fields.get("kept_heads") is not None
 
 
 def _local_config(model_path: str | None) -> dict[str, Any] | None:

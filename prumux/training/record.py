@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prumux.errors import UserError
 from prumux.pruning.accounting import model_size
 from prumux.reports.provenance import provenance
 from prumux.reports.store import append, checkpoint_hash
@@ -21,7 +22,12 @@ def make_record(
         seconds: the run took. wanted: the flags that decide the outcome, by which a finished run is recognised.
     """
     if arguments.training.do_train:
-        metrics = trainer.best_metrics() or {}
+        metrics = trainer.best_metrics()
+        if metrics is None:
+            raise UserError(
+                f"{arguments.training.output_dir}: no evaluation gave a finite score, so there is no model to keep: "
+                "lower --learning_rate, or leave out --bf16"
+            )
         model = type(trainer.student).from_pretrained(trainer.best_dir)
     else:
         model = trainer.student
@@ -29,13 +35,14 @@ def make_record(
     size = model_size(model)
     names = [name for name in metrics if name != "step"]
     pruning = arguments.pruning
+    by_sparsity = (
+        pruning.setting == "pruning" and pruning.target_speedup is None and pruning.narrow_for is None
+    )
     return {
         "task": trainer.task.name,
         "setting": pruning.setting,
         "num_instances": model.config.num_instances,
-        "target_sparsity": pruning.target_sparsity[-1]
-        if pruning.setting == "pruning" and pruning.target_speedup is None
-        else None,
+        "target_sparsity": pruning.target_sparsity[-1] if by_sparsity else None,
         "target_speedup": pruning.target_speedup if pruning.setting == "pruning" else None,
         "sparsity": size.sparsity,
         "parameters": size.total,

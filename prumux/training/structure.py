@@ -58,6 +58,8 @@ def build_gates(
             scores = ScoreGates(config, pruning_type=flags.pruning_type, cost=cost)
             fisher_scores(scores, model, _batches(arguments, data, collator))
             start_from(gates, scores, flags.targets[0])
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--pruning_type: {error}") from error
     return gates, flags.targets
@@ -69,9 +71,10 @@ def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Co
     if arguments.pruning.target_speedup is None:
         return Cost(model.config)
     path = Path(str(training.output_dir)) / LATENCY_FILE
-    if not path.exists():  # a resumed run goes on with the same times
-        dtype = torch.bfloat16 if training.bf16 else torch.float32
-        write_json(path, measure(model.config, length=length, device=training.device, dtype=dtype))
+    dtype = torch.bfloat16 if training.bf16 else torch.float32
+    conditions: dict[str, Any] = {"length": length, "device": training.device, "dtype": dtype}
+    if not Latency.is_of(path, **conditions):  # a resumed run goes on with the same times
+        write_json(path, measure(model.config, **conditions))
     return Latency.read(model.config, path)
 
 

@@ -27,7 +27,7 @@ class Teaching:
         """``keep_bytes``: memory for remembered states, in half precision; rows beyond it are computed again.
 
         ``folder``: where ``save`` leaves them for other runs with the same teacher (its weights name the file). Rows
-        found there are mapped from the disk, so processes share them, and don't count as memory.
+        found there are mapped from the disk, so processes share them; they count as remembered.
 
         Raises:
             UserError: the file in ``folder`` can't be read.
@@ -42,16 +42,24 @@ class Teaching:
         )
         if self._file is not None and self._file.is_file():
             self._rows = _read(self._file)
+            self._room -= sum(state.nbytes + logits.nbytes for state, logits in self._rows.values())
             logger.info("%d rows of the teacher's states from %s", len(self._rows), self._file)
         self._saved = len(self._rows)
 
     def save(self) -> None:
-        """Write what is remembered to the folder, if there is one and anything is new."""
+        """Write what is remembered, and what other runs have left, to the folder, if there is one and anything is new.
+
+        A folder that can't be written costs a warning, not the run.
+        """
         if self._file is None or len(self._rows) == self._saved:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self._file) as temporary:
-            save_file(_packed(self._rows), temporary)
+        try:
+            if self._file.is_file():
+                self._rows = _read(self._file) | self._rows
+            with atomic_file(self._file) as temporary:
+                save_file(_packed(self._rows), temporary)
+        except UserError as error:
+            logger.warning("the teacher's states are not kept for other runs: %s", error)
         self._saved = len(self._rows)
 
     @torch.no_grad()
@@ -110,8 +118,8 @@ def _packed(rows: dict[bytes, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         "keys": torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8),
         "key_sizes": torch.tensor([len(key) for key in rows]),
         "lengths": torch.tensor([len(state) for state in states]),
-        "states": torch.cat(states).cpu(),
-        "logits": (torch.cat(logits) if tagged else torch.stack(logits)).cpu(),
+        "states": torch.cat([state.cpu() for state in states]),
+        "logits": (torch.cat if tagged else torch.stack)([logit.cpu() for logit in logits]),
     }
 
 

@@ -118,6 +118,10 @@ def test_speedups_that_cannot_be_compared(tmp_path):
     append("evaluation", line(0.8, 4.0, 1, device="cuda"), 0, file)
     with pytest.raises(UserError, match="A was evaluated under different conditions"):
         read_points(file)
+    append("evaluation", line(0.9, 1.0, 1, 1, 0, device="cpu") | {"task": "B"}, 0, file)
+    assert read_points(file, ["b"]), "another task's don't matter"
+    with pytest.raises(UserError, match="A was evaluated under different conditions"):
+        read_points(file, ["A"])
 
 
 @pytest.mark.parametrize(

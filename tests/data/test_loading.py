@@ -145,6 +145,14 @@ def test_json_shapes(tmp_path: Path) -> None:
     assert list(data.train) == list(data.validation) == [{"text": "a", "label": "1"}] * 2
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c"])
+def test_only_line_ends_end_a_row(tmp_path: Path, character: str) -> None:
+    path = _write(tmp_path / "a.csv", "text,label", f"one{character}two,x", "three,y")
+    data = load_task(train_file=path, validation_file=path)
+    assert data.train is not None
+    assert data.train["text"][0] == f"one{character}two"
+
+
 def test_a_multi_line_csv_field(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.csv", "text,label", '"two', 'lines",x', "one,y")
     assert load_task(train_file=path).train["text"][:] == ["two\nlines", "one"]

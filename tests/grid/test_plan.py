@@ -107,7 +107,7 @@ def test_what_the_grid_leaves_open_is_the_recipes(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "pruning: {distill_ce_loss_alpha: 0.7, distill_layer_loss_alpha: 0.2}\n"
-        "finetuning_pruned: {learning_rate: 2.0e-4}\n"
+        "finetuning_pruned: {learning_rate: 2.0e-4, distill_ce_loss_alpha: 0.7, distill_layer_loss_alpha: 0.2}\n"
     )
     jobs = plan(read_grid(written(tmp_path, recipe=str(recipe), tasks=["toy"], learning_rate=None)))
     tuned = [job for job in jobs if "FT-lr" in job.name]
@@ -118,3 +118,23 @@ def test_what_the_grid_leaves_open_is_the_recipes(tmp_path):
         assert arguments.pruning.distill_ce_loss_alpha == 0.7
         assert arguments.pruning.distill_layer_loss_alpha == 0.2
         assert arguments.training.learning_rate == 2e-4
+
+
+def test_a_recipe_may_say_something_else_of_each_number_of_instances(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "pruning: {distill_ce_loss_alpha: 1.0, num_instances_1: {distill_ce_loss_alpha: 0.3}}\n"
+        "finetuning_pruned:\n"
+    )
+    jobs = plan(read_grid(written(tmp_path, recipe=str(recipe), tasks=["toy"], learning_rate=None)))
+    pruning = [job for job in jobs if job.trains and "pruning" in job.argv]
+    assert {(job.num_instances, parse_arguments(job.argv).pruning.distill_ce_loss_alpha) for job in pruning} == {
+        (1, 0.3), (2, 1.0),
+    }  # fmt: skip
+    recipe.write_text("pruning: {distill_layer_loss_alpha: '0,1'}\nfinetuning_pruned: {}\n")
+    with pytest.raises(UserError, match="distill_layer_loss_alpha is '0,1', expected a number"):
+        plan(read_grid(written(tmp_path, recipe=str(recipe))))
+
+
+def test_tasks_are_spelled_as_evaluation_spells_them(tmp_path):
+    assert list(read_grid(written(tmp_path, tasks=["sst2", "Mine"])).tasks) == ["SST-2", "Mine"]

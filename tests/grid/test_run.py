@@ -63,6 +63,17 @@ def test_one_job_alone(jobs, tmp_path):
         run_jobs(jobs, tmp_path / "out", 0)
 
 
+@pytest.mark.parametrize(
+    ("visible", "names"), [(None, ["0", "1"]), ("2,3", ["2", "3"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_the_gpus_are_those_that_the_grid_was_given(monkeypatch, visible, names):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert run._gpus() == names
+
+
 def test_slurm_arrays_by_level(jobs, tmp_path):
     submit = write_slurm(jobs, "grid.yaml", tmp_path / "out")
     names = [(submit.parent / f"level_{i}.txt").read_text().split() for i in range(4)]

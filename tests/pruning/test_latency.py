@@ -63,6 +63,11 @@ def test_measured_and_read(tmp_path):
     path = tmp_path / "latency.json"
     path.write_text(json.dumps(measure(CONFIG, length=8, device=torch.device("cpu"), dtype=torch.float32)))
     assert Latency.read(CONFIG, path).dense > 0
+    made = {"length": 8, "device": torch.device("cpu"), "dtype": torch.float32}
+    assert Latency.is_of(path, **made)
+    assert not Latency.is_of(path, **made | {"length": 16})
+    assert not Latency.is_of(path, **made | {"dtype": torch.bfloat16})
+    assert not Latency.is_of(tmp_path / "none.json", **made)
     path.write_text(json.dumps({"widths": [1, 2]}))
     with pytest.raises(UserError, match=r"holds no latency table .*delete it"):
         Latency.read(CONFIG, path)

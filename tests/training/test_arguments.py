@@ -99,7 +99,7 @@ pruning:
     [
         ("--setting baseline", 1),
         ("--setting finetuning --num_instances 2", 1),
-        ("--setting finetuning --distillation_path teacher", 2),
+        ("--setting finetuning --distillation_path teacher --model_path out/PruMUX/x/best", 2),
         ("--setting pruning --teacher teacher", 3),
     ],
 )
@@ -335,3 +335,28 @@ def test_which_section_a_taught_run_reads(tmp_path):
     for n, kept, seed in ((1, "null", 1), (2, "null", 0), (1, "[1]", 2), (2, "[1]", 2)):
         (tmp_path / "config.json").write_text(f'{{"num_instances": {n}, "kept_heads": {kept}}}')
         assert parse(f"--recipe {file} --model_path {tmp_path} --teacher t").training.seed == seed
+
+
+MULTIPLEXING = """
+finetuning: {seed: 1, num_train_epochs: 3}
+finetuning_pruned: {seed: 2, num_train_epochs: 1}
+retrieval_pretraining: {gaussian_hadamard_norm: 20}
+"""
+
+
+@pytest.mark.parametrize(("start", "seed"), [("bert-base-uncased", 1), ("out/SST-2/PruMUX/x/best", 2)])
+def test_a_start_that_is_not_there_to_be_read(recipe, start, seed):
+    """A hub name is no pruned model; a folder of pruned models is, also before it is written."""
+    flags = f"--num_instances 2 --teacher t --model_path {start}"
+    assert parse(f"{recipe(MULTIPLEXING)} {flags}").training.seed == seed
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--muxing_variant gaussian_hadamard", "--config_name configs/models/toy.json"]
+)
+def test_how_the_recipe_multiplexes_stays_where_its_variant_is_spelled_out(recipe, flags):
+    start = "" if "config" in flags else "--model_path plain"
+    given = parse(f"{recipe(MULTIPLEXING)} --setting retrieval_pretraining --num_instances 2 {start} {flags}")
+    assert given.model.gaussian_hadamard_norm == 20
+    other = f"{recipe(MULTIPLEXING)} --setting retrieval_pretraining --num_instances 2 --model_path plain"
+    assert parse(f"{other} --muxing_variant random_ortho").model.gaussian_hadamard_norm is None

@@ -255,6 +255,7 @@ def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
     model = PrumuxForSequenceClassification.from_pretrained(tmp_path / "narrow" / "best")
     assert (model.config.hidden_size, model.config.kept_heads) == (8, [2, 2])
     assert narrow["sparsity"] == pytest.approx(0.75, abs=0.02)
+    assert narrow["target_sparsity"] is None, "a width was asked for, not a sparsity"
     mux = go("mux", "--model_path", str(tmp_path / "narrow" / "best"), "--num_instances", "2", "--teacher", dense,
              "--separate_instances", "--muxing_variant", "binary_hadamard",
              "--binary_hadamard_epsilon", "0")  # fmt: skip

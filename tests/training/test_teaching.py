@@ -88,3 +88,23 @@ def test_states_are_kept_by_the_teachers_weights(tiny, rows, tmp_path):
     files[1].write_bytes(b"")
     with pytest.raises(UserError, match="delete it"):
         Teaching(teaching.teacher, 1e6, tmp_path)
+
+
+def test_a_full_disk_costs_a_warning(tiny, rows, tmp_path, caplog):
+    ids, mask = rows(6)
+    (tmp_path / "file").write_text("in the way")
+    teaching = Teaching(PrumuxForSequenceClassification(tiny()).eval(), 1e6, tmp_path / "file")
+    teaching({"input_ids": ids, "attention_mask": mask})
+    teaching.save()
+    assert "not kept for other runs" in caplog.text
+
+
+def test_two_runs_at_once_keep_what_both_have_seen(tiny, rows, tmp_path):
+    teacher = PrumuxForSequenceClassification(tiny()).eval()
+    ids, mask = rows(6)
+    runs = [Teaching(teacher, 1e6, tmp_path) for _ in range(2)]
+    for teaching, part in zip(runs, (slice(0, 4), slice(2, 6)), strict=True):
+        teaching({"input_ids": ids[part], "attention_mask": mask[part]})
+    for teaching in runs:
+        teaching.save()
+    assert len(Teaching(teacher, 1e6, tmp_path)._rows) == 6
