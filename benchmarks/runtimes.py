@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prumux.errors import UserError
+
 PROJECT = Path(__file__).resolve().parents[1]
 STRUCTURES = PROJECT / "configs" / "structures"
 SHAPES = {  # what users compare with, beside BERT-base
@@ -46,11 +48,11 @@ class Bench:
         self.against = [name for name in args.against.split(",") if name]
         unknown = set(self.against) - {"hf", "openvino", "onnxruntime", *SHAPES}
         if unknown:
-            raise SystemExit(
-                f"error: unknown --against {unknown.pop()}: hf, openvino, onnxruntime, minilm, tinybert"
-            )
+            raise UserError(f"unknown --against {unknown.pop()}: hf, openvino, onnxruntime, minilm, tinybert")
 
     def runners(self) -> list[Runner]:
+        from prumux.pruning.accounting import model_size
+
         found: list[Runner] = []
         dense = self.dense_config()
         for dtype in self.args.dtype:
@@ -77,13 +79,14 @@ class Bench:
             return found
         for instances in self.args.num_instances:
             for sparsity in self.args.sparsity:
-                if (instances, sparsity) == (1, 0.0):
+                if (instances, sparsity) == (1, 0.0) and not self.args.structure:
                     continue
                 config = self.structure(sparsity)
                 config.num_instances = instances
                 model = self.model(config)
+                counted = model_size(model).sparsity if self.args.structure else sparsity
                 for dtype in self.args.dtype:
-                    found.append(self.ours(model, sparsity, dtype, f"N={instances} s={sparsity:g}"))
+                    found.append(self.ours(model, counted, dtype, f"N={instances} s={counted:.3g}"))
         return found
 
     def other(self, runtime: str, config: Any, name: str) -> list[Runner]:
@@ -107,15 +110,19 @@ class Bench:
         file = STRUCTURES / f"bert_base_s{sparsity:.2f}.json"
         if not file.is_file():
             there = ", ".join(sorted(path.stem.rpartition("s")[2] for path in STRUCTURES.glob("*.json")))
-            raise SystemExit(
-                f"error: no structure of sparsity {sparsity}: there are {there}; or name a --structure"
-            )
+            raise UserError(f"no structure of sparsity {sparsity}: there are {there}; or name a --structure")
         return self.read(file)
 
     def read(self, file: Path) -> Any:
         from prumux import PrumuxConfig
 
-        return PrumuxConfig(**json.loads(file.read_text()), num_labels=3)
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            return PrumuxConfig(**fields, num_labels=3)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"can't read {file} ({error}): expected a configuration as in configs/structures"
+            ) from error
 
     def model(self, config: Any) -> Any:
         import torch

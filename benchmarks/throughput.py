@@ -13,9 +13,11 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from runtimes import Bench, Runner
+if TYPE_CHECKING:
+    from runtimes import Runner
 
 CHAINED = 32  # operations on an element in the measurement of the vector peak
 
@@ -63,7 +65,15 @@ def parse() -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="default 5")
     add("--seconds", type=float, default=1.0, help="a timing lasts at least so long (default 1)")
     add("--json", metavar="PATH", help="write the rows")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("length", "batch", "repeats"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}: give 1 or more")
+    if min(args.num_instances) < 1:
+        parser.error(f"--num_instances is {min(args.num_instances)}: give 1 or more")
+    if args.structure and len(args.sparsity) > 1:
+        parser.error("--structure is one structure: give several --sparsity, or it")
+    return args
 
 
 def main(args: argparse.Namespace) -> None:
@@ -71,6 +81,7 @@ def main(args: argparse.Namespace) -> None:
     from prumux.reports.provenance import provenance, write_json
 
     device = resolve_device(args.device)
+    check(args)
     protocol = args.protocol or ("cpu_time" if device.type == "cpu" else "wall")
     cores = os.cpu_count() or 1
     threads = 1 if protocol == "cpu_time" else cores
@@ -99,17 +110,37 @@ def main(args: argparse.Namespace) -> None:
         print(f"written: {write_json(args.json, report)}")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse before hours of measuring what would fail after them."""
+    from runtimes import Bench
+
+    from prumux.errors import UserError
+
+    bench = Bench(args, None, 1)
+    configs = [bench.dense_config()]
+    if not args.model:
+        configs += [bench.structure(sparsity) for sparsity in args.sparsity]
+    shortest = min(config.max_position_embeddings for config in configs)
+    if args.length > shortest:
+        raise UserError(
+            f"--length is {args.length}, but the models have {shortest} positions: give fewer tokens"
+        )
+    if args.json:
+        folder = Path(args.json).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"can't write {args.json}: {folder} is no folder that can be written")
+
+
 def measure(
     args: argparse.Namespace, device: Any, protocol: str, threads: int
 ) -> tuple[list[Runner], dict[str, dict[str, float]]]:
     """Build every runner for so many threads and let them take turns; gives them and the machine's peaks."""
     import torch
+    from runtimes import Bench
 
     torch.set_num_threads(threads)
     clock = time.process_time if protocol == "cpu_time" else time.perf_counter
     runners = Bench(args, device, threads).runners()
-    if not runners:
-        raise SystemExit("error: nothing to measure")
     peaks = measured_peaks(args.dtype, device, clock)
     for runner in runners:
         timed(runner, clock, device)  # warm-up
@@ -149,6 +180,7 @@ def measured_peaks(dtypes: list[str], device: Any, clock: Callable[[], float]) -
     directions: what the engine runs on.
     """
     import torch
+    from runtimes import Runner
 
     def best(run: Callable[[], Any], amount: float) -> float:
         runner = Runner("", "", "", 1, 0, None, 1, run)

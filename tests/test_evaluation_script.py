@@ -221,7 +221,7 @@ def test_more_tokens_than_positions(call, out):
 
 def test_float16_on_a_cpu(call, out):
     result = call("toy", 0.6, 2, "--output_dir", out, "--dtype", "float16", "--device", "cpu")
-    assert_refused(result, "float16", "use --dtype float32 or bfloat16")
+    assert_refused(result, "float16", "use float32 or bfloat16")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 1000, -10])

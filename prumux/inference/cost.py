@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from prumux.errors import UserError
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.heads import PrumuxForTokenClassification
+from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure, attention_parameters, ffn_parameters
 
 PARTS = ("embedding", "multiplexer", "attention", "ffn", "demultiplexer")
@@ -70,9 +72,21 @@ def cost(
         groups: in one pass, between which the weights stay in the caches.
         num_labels: classes; the model's own unless given.
         all_tokens: count a classifier of tokens, which a model says of itself.
+
+    Raises:
+        UserError: another kind of model, or a number below 1.
     """
     if isinstance(model, Mapping):
         model = PrumuxConfig(**model)
+    if not isinstance(model, PrumuxConfig | PrumuxPreTrainedModel):
+        raise UserError(
+            f"the cost of a {type(model).__name__} is unknown: give a PruMUX model, its configuration, or the "
+            "content of its JSON file"
+        )
+    if min(length, groups, 1 if num_instances is None else num_instances) < 1:
+        raise UserError(
+            f"num_instances {num_instances}, length {length}, groups {groups}: give 1 or more of each"
+        )
     config: Any = model if isinstance(model, PrumuxConfig) else model.config
     all_tokens = all_tokens or isinstance(model, PrumuxForTokenClassification)
     instances = config.num_instances if num_instances is None else num_instances

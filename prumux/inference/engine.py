@@ -49,7 +49,7 @@ def compile_for_inference(
         model: dense, pruned, multiplexed or not; it is copied and left as it is.
         dtype: float32, bfloat16, (GPU) float16, or int8: the encoder's linear layers in int8, the rest in bfloat16.
         device: the best one there is unless named.
-        tokenizer: for ``predict``; taken from the model's folder unless given.
+        tokenizer: for ``predict``, or its folder; taken from the model's folder unless given.
         chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device
             unless given.
         buckets: lengths that rows are padded to; each, with each power of two of groups up to a chunk, is compiled for
@@ -72,6 +72,10 @@ def compile_for_inference(
         raise UserError("int8 is for CPUs: use bfloat16 or float16 on this device")
     if chunk_groups is not None and chunk_groups < 1:
         raise UserError(f"chunk_groups {chunk_groups} is too small: give at least 1")
+    if buckets is not None and not (
+        isinstance(buckets, Sequence) and buckets and all(isinstance(b, int) and b >= 1 for b in buckets)
+    ):
+        raise UserError(f"buckets is {buckets!r}, expected a list of lengths from 1 on")
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
         raise UserError("the model's weights are not all finite: they are damaged, train or load it again")
     return InferenceEngine(
@@ -127,32 +131,38 @@ class InferenceEngine:
             _with_own_code(self.forward), fullgraph=True, dynamic=self.buckets is None, options=options
         )
         start = time.perf_counter()
+        self._progress = progress
+        self._warm_up()
+        logger.info("fast forward ready after %.0f s", time.perf_counter() - start)
+
+    def _warm_up(self, types: bool = False) -> None:
+        """Compile for rows without token types, or (when the first pair of sentences comes) for those with."""
+        self._knows_types = types
         with (
             warnings.catch_warnings(),
-            tqdm(self._warm_up(), desc="compiling", disable=None if progress else True, leave=False) as sizes,
+            tqdm(
+                self._sizes(), desc="compiling", disable=None if self._progress else True, leave=False
+            ) as sizes,
         ):
             warnings.simplefilter("ignore")  # the compiler's remarks on itself
             for length, groups in sizes:
                 sizes.set_postfix_str(f"{length} tokens, {groups} groups")
-                self._call(*self._dummy(length, groups))
+                ids = torch.zeros(groups, self.num_instances, length, dtype=torch.long, device=self.device)
+                self._call(ids, torch.ones_like(ids, dtype=torch.bool), ids if types else None)
                 if not self.compiled:  # `_call` has said why
                     break
-        logger.info("fast forward ready after %.0f s", time.perf_counter() - start)
 
-    def _warm_up(self) -> list[tuple[int, int]]:
+    def _sizes(self) -> list[tuple[int, int]]:
         """The sizes (length, groups) that are compiled at once: any two where sizes are free, else each bucket's."""
         if self.buckets is None:
-            return [(min(CHECKED_LENGTH, self.forward.max_length), 3)]
+            # sizes that are equal by chance would be taken for the same size, and others compiled anew
+            length = CHECKED_LENGTH - (self.num_instances == CHECKED_LENGTH)
+            return [(min(length, self.forward.max_length), 3 if self.num_instances != 3 else 5)]
         found = []
         for length in sorted({self._bucket(bucket) for bucket in self.buckets}):
             chunk = self._chunk(length)
             found += [(length, groups) for groups in (1 << i for i in range(1, 64)) if groups < 2 * chunk]
         return found
-
-    def _dummy(self, length: int, groups: int) -> tuple[Tensor | None, ...]:
-        """Arguments of the forward of that size."""
-        ids = torch.zeros(groups, self.num_instances, length, dtype=torch.long, device=self.device)
-        return ids, torch.ones_like(ids, dtype=torch.bool), None
 
     def _without_compiler(self, error: Exception) -> None:
         logger.warning(
@@ -223,8 +233,13 @@ class InferenceEngine:
             ``[rows, C]``, or ``[rows, L, C]`` of a token classifier, on the engine's device.
 
         Raises:
-            UserError: rows longer than the model's positions.
+            UserError: anything but such tensors, or rows longer than the model's positions.
         """
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.is_floating_point():
+            raise UserError(
+                "input_ids must be a tensor of whole numbers [rows, tokens]: engine(**tokenizer(texts, padding=True, "
+                "return_tensors='pt'))"
+            )
         rows, length = input_ids.shape
         if min(rows, length) == 0:
             raise UserError(
@@ -235,12 +250,19 @@ class InferenceEngine:
                 raise UserError(
                     f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}: make them equal"
                 )
-        if (
-            input_ids.device.type == "cpu"
-            and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size
-        ):
+        if not _within(input_ids, self.config.vocab_size):
             raise UserError(
                 f"input_ids outside the vocabulary of {self.config.vocab_size} tokens: take the model's tokenizer"
+            )
+        if token_type_ids is not None and not _within(token_type_ids, self.config.type_vocab_size):
+            raise UserError(
+                f"token_type_ids outside the {self.config.type_vocab_size} types of this model: take its tokenizer"
+            )
+        if not self.config.use_token_types or (
+            token_type_ids is not None and _within(token_type_ids, 1, False)
+        ):
+            token_type_ids = (
+                None  # a tokenizer gives type 0 to single sentences; the code without types is shorter
             )
         if length > self.forward.max_length:
             raise UserError(
@@ -248,6 +270,8 @@ class InferenceEngine:
             )
         ids = self._grouped(input_ids, self._pad_id)  # (groups, N, L')
         types = None if token_type_ids is None else self._grouped(token_type_ids, 0)
+        if types is not None and self.compiled and not self._knows_types:
+            self._warm_up(types=True)
         attended = self._attended(attention_mask, ids, rows, length)
         chunk = self._chunk(ids.shape[-1])
         outputs = []
@@ -263,10 +287,12 @@ class InferenceEngine:
 
     def _bucket(self, length: int) -> int:
         """The length that rows are padded to; a model that attends padding gets no more of it."""
-        if self.buckets is None or self.config.attend_padding:
+        if self.config.attend_padding:
             return min(length, self.forward.max_length)
+        length = max(length, 2)  # a size of 1 would be compiled anew
         return min(
-            next((bucket for bucket in self.buckets if bucket >= length), length), self.forward.max_length
+            next((bucket for bucket in self.buckets or () if bucket >= length), length),
+            self.forward.max_length,
         )
 
     def _chunk(self, length: int) -> int:
@@ -319,17 +345,25 @@ class InferenceEngine:
                 with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
                     return self._run(*given)
             except Exception as error:  # compiled anew for inputs of another kind, and failing
+                output = self.forward(*given)  # where this fails as well, it is not the compiler
                 self._without_compiler(error)
+                return output
         return self.forward(*given)
 
     # ---- text
 
     @property
     def tokenizer(self) -> Any:
-        if self._tokenizer is None:
+        if self._tokenizer is None or isinstance(self._tokenizer, str):
             from prumux.models.loading import load_tokenizer
 
-            self._tokenizer = load_tokenizer(self._name or None)
+            try:
+                self._tokenizer = load_tokenizer(self._tokenizer or self._name or None)
+            except UserError as error:
+                raise UserError(
+                    "no tokenizer to predict with: give compile_for_inference(model, tokenizer=...) a tokenizer or its "
+                    f"folder, or save it in the model's ({error})"
+                ) from error
         return self._tokenizer
 
     def predict(
@@ -359,8 +393,8 @@ class InferenceEngine:
         """
         if self.forward.all_tokens:
             raise UserError("predict is for sentence classifiers: call the engine with token ids")
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size} is too small: give at least 1")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected a whole number of groups from 1 on")
         if max_seq_length < 4:
             raise UserError(f"max_seq_length {max_seq_length} is too small: give at least 4 tokens")
         if isinstance(texts, str | Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
@@ -421,6 +455,11 @@ def _with_own_code(module: FastForward) -> FastForward:
     )
     module.__class__ = type("FastForward", (FastForward,), {"forward": copied})
     return module
+
+
+def _within(ids: Tensor, size: int, unknown: bool = True) -> bool:
+    """Are all numbers from 0 to below ``size``; ``unknown`` on a GPU, which would have to be waited for."""
+    return unknown if ids.device.type != "cpu" else 0 <= int(ids.min()) <= int(ids.max()) < size
 
 
 def _windows(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 FILE = "model.onnx"
 TOLERANCE = 1e-4  # largest difference of logits, relative to the largest of them where that is above 1
-REMEDY = "pip install 'prumux[onnx]'"
+REMEDY = "pip install -e '.[onnx]' in the project's folder"
 
 
 class _Rows(nn.Module):

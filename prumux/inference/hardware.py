@@ -24,9 +24,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
         resolved = torch.device("cuda", torch.cuda.current_device())
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use --device cpu"
-        )
+        raise UserError(f"device {device} isn't here ({torch.cuda.device_count()} CUDA devices): use cpu")
     if resolved.type not in ("cpu", "cuda"):
         raise UserError(f"device {device!r} isn't supported: choose cpu, cuda or cuda:INDEX")
     return resolved
@@ -48,13 +46,14 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     Raises:
         UserError: the name is unknown, or the hardware lacks the dtype.
     """
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    resolved = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved not in DTYPES.values():
-        raise UserError(f"unknown dtype {resolved}: choose one of {', '.join(DTYPES)}")
+        raise UserError(
+            f"unknown dtype {str(dtype)!r}: choose one of {', '.join(DTYPES)} (the engine on a CPU: also {INT8})"
+        )
+    assert resolved is not None
     if resolved == torch.float16 and device.type == "cpu":
-        raise UserError("float16 has no fast arithmetic on a CPU: use --dtype float32 or bfloat16, or a GPU")
+        raise UserError("float16 has no fast arithmetic on a CPU: use float32 or bfloat16, or a GPU")
     if resolved == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise UserError("this GPU has no bfloat16 arithmetic: use --dtype float16 or float32")
+        raise UserError("this GPU has no bfloat16 arithmetic: use float16 or float32")
     return resolved

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prumux import PrumuxConfig, PrumuxForSequenceClassification
+import prumux
+from prumux import PrumuxConfig, PrumuxForSequenceClassification, UserError
 from prumux.inference.cost import cost
 from prumux.models.demultiplexers import DEMULTIPLEXERS
 from prumux.models.multiplexers import MULTIPLEXERS
@@ -86,3 +87,11 @@ def test_what_is_read_decides():
     assert cost(first, length=50).operations["ffn"] == pytest.approx(cost(none, length=50).operations["ffn"])
     assert cost(last, length=50).operations["ffn"] > 20 * cost(first, length=50).operations["ffn"]
     assert torch.isfinite(torch.tensor(cost(none).total))
+
+
+def test_by_its_short_name_and_with_wrong_arguments(tiny):
+    config = tiny(num_instances=2)
+    assert prumux.inference.cost(config).total == cost(config).total
+    for arguments in ((config, 0), (config, 2, 0), ("a path",), (torch.nn.Linear(2, 2),)):
+        with pytest.raises(UserError, match=r"give"):
+            cost(*arguments)

@@ -213,10 +213,19 @@ def test_bad_input(tiny):
         engine(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 3, dtype=torch.long))
     with pytest.raises(UserError, match="chunk_groups 0"):
         engine_of(model, chunk_groups=0)
-    with pytest.raises(UserError, match=r"unknown dtype torch\.float64"):
+    with pytest.raises(UserError, match=r"unknown dtype .torch\.float64"):
         engine_of(model, dtype=torch.float64)
     with pytest.raises(UserError, match="PrumuxForMaskedLM has no fast forward"):
         engine_of(build(tiny(), PrumuxForMaskedLM))
+    whole = torch.ones(2, 4, dtype=torch.long)
+    for wrong in (whole.float(), whole[0], whole.tolist(), {"input_ids": whole}):
+        with pytest.raises(UserError, match="must be a tensor of whole numbers"):
+            engine(wrong)
+    with pytest.raises(UserError, match="token_type_ids outside the 2 types"):
+        engine(whole, None, whole + 1)
+    for buckets in (32, [], [0]):
+        with pytest.raises(UserError, match="expected a list of lengths"):
+            engine_of(model, buckets=buckets)
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match="not all finite: they are damaged"):
@@ -243,6 +252,40 @@ def test_compiled(tiny, rows, demuxing):
         ids, mask = rows(count, length)
         if count % 2 == 0:
             same(engine, model, ids, mask)
+
+
+@pytest.mark.slow
+def test_calls_of_any_size_wait_for_no_compiler(tiny, rows):
+    """N is as large as the groups that might be compiled first; a tokenizer's zeros are no token types."""
+    model = build(tiny(num_instances=3, num_hidden_layers=1))
+    engine = engine_of(model, compile=True, chunk_groups=4)
+    same(
+        engine, model, *rows(3, 5), token_type_ids=torch.ones(3, 5, dtype=torch.long)
+    )  # the first pairs compile
+    torch.compiler.set_stance("fail_on_recompile")
+    try:
+        for count, length in ((3, 6), (6, 6), (9, 3), (12, 9), (1, 1), (3, 24)):
+            ids = torch.ones(count, length, dtype=torch.long)
+            engine(input_ids=ids, attention_mask=ids, token_type_ids=torch.zeros_like(ids))
+            engine(ids, None, ids)
+        assert engine.compiled
+    finally:
+        torch.compiler.set_stance("default")
+
+
+def test_a_call_that_fails_leaves_the_compiled_code(tiny, rows, monkeypatch):
+    model = build(tiny(num_instances=2))
+    engine = engine_of(model)
+    engine.compiled = True  # the compiled code stands for itself
+
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "_run", fails)
+    monkeypatch.setattr(engine, "forward", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine._call(torch.zeros(1, 2, 3, dtype=torch.long))
+    assert engine.compiled
 
 
 @pytest.mark.slow
@@ -348,10 +391,17 @@ def test_predict_refuses(reader, tiny):
         engine_of(model, tokenizer=tokenizer).predict([])
     with pytest.raises(UserError, match="no tokenizer"):
         engine_of(model).predict(TEXTS)
-    with pytest.raises(UserError, match="batch_size 0"):
+    with pytest.raises(UserError, match="batch_size is 0"):
         engine_of(model, tokenizer=tokenizer).predict(TEXTS, batch_size=0)
     for texts in ("one text", {"text": TEXTS}, [None], [("a", "b", "c")], ["a", ("b", "c")]):
         with pytest.raises(UserError, match=r"texts themselves|is no text to predict"):
             engine_of(model, tokenizer=tokenizer).predict(texts)
     with pytest.raises(UserError, match="for sentence classifiers"):
         engine_of(build(tiny(), PrumuxForTokenClassification)).predict(TEXTS)
+
+
+def test_a_tokenizer_by_its_folder(reader, tmp_path):
+    model, tokenizer = reader
+    tokenizer.save_pretrained(tmp_path)
+    expected = engine_of(model, tokenizer=tokenizer).predict(TEXTS)
+    np.testing.assert_array_equal(engine_of(model, tokenizer=str(tmp_path)).predict(TEXTS), expected)
