@@ -92,18 +92,27 @@ class Cost:
     def __init__(self, config: PrumuxConfig) -> None:
         self.config = config
 
-    def attention(self, hidden: Number, heads: Number) -> Number:
-        """Cost of an attention block that is there."""
+    def attention(self, hidden: Number, heads: Number, later: Number = 1.0) -> Number:
+        """Cost of an attention block that is there.
+
+        ``later``: (the probability that) another attention block follows, which reads all positions.
+        """
         return attention_parameters(hidden, heads, 1, self.config.head_dim)
 
-    def ffn(self, hidden: Number, intermediate: Number) -> Number:
-        """Cost of an FFN block that is there."""
+    def ffn(self, hidden: Number, intermediate: Number, later: Number = 1.0) -> Number:
+        """Cost of an FFN block that is there; ``later`` as for attention."""
         return ffn_parameters(hidden, intermediate, 1)
 
     def total(self, structure: Structure) -> float:
         """Cost of all blocks of a structure."""
-        attention = sum(float(self.attention(structure.hidden, h)) for h in structure.heads if h)
-        return attention + sum(float(self.ffn(structure.hidden, f)) for f in structure.intermediate if f)
+        later = [float(any(structure.heads[i + 1 :])) for i in range(len(structure.heads))]
+        attention = [
+            self.attention(structure.hidden, h, x) for h, x in zip(structure.heads, later, strict=True) if h
+        ]
+        ffn = [
+            self.ffn(structure.hidden, f, x) for f, x in zip(structure.intermediate, later, strict=True) if f
+        ]
+        return float(sum(attention) + sum(ffn))
 
     @functools.cached_property
     def dense(self) -> float:

@@ -168,16 +168,22 @@ class L0Gates(Gates):
         probability = {family: nonzero_probability(value) for family, value in self.log_alpha.items()}
         hidden = probability["hidden"].sum() if "hidden" in probability else float(config.hidden_size)
         total = torch.zeros((), device=self.lambda_1.device)
-        for fine, coarse, counts, cost in (
-            ("head", "head_layer", config.heads_per_layer, self.cost.attention),
-            ("intermediate", "mlp", config.intermediate_per_layer, self.cost.ffn),
-        ):
-            for layer, count in enumerate(counts):
-                if count:
-                    kept = probability[fine][layer, :count].sum() if fine in probability else count
-                    total = total + cost(hidden, kept) * (
-                        probability[coarse][layer] if coarse in probability else 1
-                    )
+        later = total  # that any attention block follows
+        for layer in reversed(range(config.num_hidden_layers)):
+            heads, inner = config.heads_per_layer[layer], config.intermediate_per_layer[layer]
+            if inner:
+                kept = (
+                    probability["intermediate"][layer, :inner].sum()
+                    if "intermediate" in probability
+                    else inner
+                )
+                there = probability["mlp"][layer] if "mlp" in probability else 1.0
+                total = total + there * self.cost.ffn(hidden, kept, later)
+            if heads:
+                each = probability["head"][layer, :heads] if "head" in probability else torch.ones(heads)
+                there = probability["head_layer"][layer] if "head_layer" in probability else 1.0
+                total = total + there * self.cost.attention(hidden, each.sum(), later)
+                later = 1 - (1 - later) * (1 - there * (1 - (1 - each).prod()))
         return total
 
     def expected_sparsity(self) -> Tensor:

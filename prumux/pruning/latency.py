@@ -38,13 +38,18 @@ class Latency(Cost):
         inner: Sequence[float],
         attention: Sequence[Sequence[float]],
         ffn: Sequence[Sequence[float]],
+        read: float = 1.0,
     ) -> None:
         """``attention`` [len(widths), len(heads)] and ``ffn`` [len(widths), len(inner)] in seconds; sizes ascend.
+
+        ``read``: share of the positions whose last states are read. After the last attention block the engine computes
+        only these, and in that block only their queries.
 
         Raises:
             ValueError: tables of another shape than their axes, sizes that don't ascend, times that aren't positive.
         """
         super().__init__(config)
+        self._read = read
         self._axes = [torch.tensor(axis, dtype=torch.float32) for axis in (widths, heads, inner)]
         if any(len(axis) < 2 or not bool((axis.diff() > 0).all()) for axis in self._axes):
             raise ValueError("each axis of a latency table needs two or more ascending sizes")
@@ -55,11 +60,19 @@ class Latency(Cost):
                 raise ValueError(f"a latency table must hold {len(widths)} x {len(columns)} positive times")
             self._tables.append(table.cummax(0).values.cummax(1).values)  # a smaller block never costs more
 
-    def attention(self, hidden: Number, heads: Number) -> Number:
-        return _between(self._axes[0], self._axes[1], self._tables[0], hidden, heads)
+    def attention(self, hidden: Number, heads: Number, later: Number = 1.0) -> Number:
+        keys_and_values = 0.5  # of the block's products; queries and output are the other half
+        share = keys_and_values + (1 - keys_and_values) * self._computed(later)
+        return share * _between(self._axes[0], self._axes[1], self._tables[0], hidden, heads)
 
-    def ffn(self, hidden: Number, intermediate: Number) -> Number:
-        return _between(self._axes[0], self._axes[2], self._tables[1], hidden, intermediate)
+    def ffn(self, hidden: Number, intermediate: Number, later: Number = 1.0) -> Number:
+        return self._computed(later) * _between(
+            self._axes[0], self._axes[2], self._tables[1], hidden, intermediate
+        )
+
+    def _computed(self, later: Number) -> Number:
+        """Share of the positions that a block computes."""
+        return later + (1 - later) * self._read
 
     @staticmethod
     def is_of(path: Path, *, length: int, device: torch.device, dtype: torch.dtype) -> bool:
@@ -74,8 +87,8 @@ class Latency(Cost):
         return made == (length, str(device), str(dtype))
 
     @classmethod
-    def read(cls, config: PrumuxConfig, path: Path) -> Latency:
-        """The table that :func:`measure` gave, from a JSON file.
+    def read(cls, config: PrumuxConfig, path: Path, read: float = 1.0) -> Latency:
+        """The table that :func:`measure` gave, from a JSON file; ``read`` as for the class.
 
         Raises:
             UserError: a file that holds no such table.
@@ -83,7 +96,7 @@ class Latency(Cost):
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: fields[name] for name in ("widths", "heads", "inner", "attention", "ffn")}
-            return cls(config, **tables)
+            return cls(config, **tables, read=read)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} holds no latency table ({type(error).__name__}: {error}): delete it, and it is measured again"

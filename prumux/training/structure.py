@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
+from prumux.models.heads import PrumuxForTokenClassification
 from prumux.models.loading import load_model, read_config
 from prumux.models.modeling import PrumuxModel, PrumuxPreTrainedModel
 from prumux.models.partition import put_side_by_side
@@ -75,7 +76,10 @@ def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Co
     conditions: dict[str, Any] = {"length": length, "device": training.device, "dtype": dtype}
     if not Latency.is_of(path, **conditions):  # a resumed run goes on with the same times
         write_json(path, measure(model.config, **conditions))
-    return Latency.read(model.config, path)
+    config = model.config
+    markers = config.num_instances if config.is_multiplexed and config.demuxing_variant == "index" else 0
+    tags = isinstance(model, PrumuxForTokenClassification)
+    return Latency.read(config, path, 1.0 if tags else (1 + markers) / (length + markers))
 
 
 def _batches(

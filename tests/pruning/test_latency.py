@@ -20,11 +20,11 @@ CONFIG = PrumuxConfig(
 WIDTHS, HEADS, INNER = [8, 16, 32], [1, 2, 4, 8], [3, 24, 96]
 
 
-def table(width_cost=1.0) -> Latency:
+def table(width_cost=1.0, read=1.0) -> Latency:
     """Bilinear times with a constant part, as a real machine has: interpolation must give them back exactly."""
     attention = [[5 + width_cost * w * h for h in HEADS] for w in WIDTHS]
     ffn = [[3 + width_cost * w * f / 4 for f in INNER] for w in WIDTHS]
-    return Latency(CONFIG, WIDTHS, HEADS, INNER, attention, ffn)
+    return Latency(CONFIG, WIDTHS, HEADS, INNER, attention, ffn, read)
 
 
 def test_between_the_measured_sizes():
@@ -35,6 +35,27 @@ def test_between_the_measured_sizes():
     structure = Structure(16, (2, 0, 8), (24, 96, 0), CONFIG.head_dim)
     assert cost.total(structure) == pytest.approx((5 + 32) + (5 + 128) + (3 + 96) + (3 + 384))
     assert cost.removed() == pytest.approx(0)
+
+
+def test_after_the_last_attention_block_only_what_is_read_costs():
+    cost = table(read=0.25)
+    structure = Structure(16, (2, 8, 0), (24, 96, 96), CONFIG.head_dim)
+    attention = (5 + 32) + (0.5 + 0.5 * 0.25) * (5 + 128)
+    assert cost.total(structure) == pytest.approx(attention + (3 + 96) + 0.25 * 2 * (3 + 384))
+
+
+@pytest.mark.parametrize("read", [1.0, 0.1])
+def test_the_expected_cost_of_settled_gates_is_the_structures(read):
+    gates = L0Gates(CONFIG, cost=table(read=read))
+    kept = {"head": [[1] * 8, [1, 1] + [0] * 6, [0] * 8], "head_layer": [1, 1, 1], "mlp": [1, 0, 1],
+            "intermediate": [[1] * 24 + [0] * 72, [1] * 96, [1] * 96], "hidden": [1] * 16 + [0] * 16}  # fmt: skip
+    with torch.no_grad():
+        for family, value in gates.log_alpha.items():
+            value.copy_((torch.tensor(kept[family]) - 0.5) * 100)
+    structure = Structure(16, (8, 2, 0), (24, 0, 96), CONFIG.head_dim)
+    # the table starts at one head and three dimensions: a block without any costs as much as the smallest
+    gates.log_alpha["head_layer"].data[2] = -50
+    assert gates.expected_cost().item() == pytest.approx(gates.cost.total(structure), rel=1e-3)
 
 
 def test_a_noisy_table_is_made_monotone():
