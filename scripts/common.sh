@@ -233,9 +233,11 @@ common_arguments() {
   [ -z "${SEED:-}" ] || ARGS+=(--seed "$SEED")
 }
 
-recipe_value() { # recipe_value SECTION FLAG: what the recipe's section says, as 3e-5 and not 3.0e-5
-  { awk -v section="$1:" -v flag="$2:" '/^[^ #]/ {inside = $1 == section}
-    inside && /^  [^ ]/ && $1 == flag {print $2; exit}' "$RECIPE" 2>/dev/null || true; } | sed 's/\.0*e/e/'
+# recipe_value SECTION FLAG: what the recipe's section says (to name a folder by), as 3e-5 and not 3.0e-5
+recipe_value() {
+  { awk -v section="$1:" -v key="(^  |[{,] *)$2: *[^ ,}]+" '/^[^ #]/ {inside = $1 == section}
+    inside && match($0, key) {value = substr($0, RSTART, RLENGTH); sub(/.*: */, "", value); print value; exit}' \
+    "$RECIPE" 2>/dev/null || true; } | sed 's/\.0*e/e/'
 }
 
 # distillation_arguments: DISTILLATION, from set_teacher and parse_triple. What the command line doesn't say is the

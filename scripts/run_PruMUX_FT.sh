@@ -13,6 +13,7 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
 parse_triple "${@:1:6}"
 LEARNING_RATE=${7:-$(recipe_value finetuning_pruned learning_rate)}
+LEARNING_RATE=${LEARNING_RATE:-5e-5} # Transformers' own
 FT_DIR=$PRUNED_DIR/FT-lr$LEARNING_RATE
 setup
 set_teacher

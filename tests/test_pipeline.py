@@ -42,7 +42,7 @@ def test_prune_finetune_evaluate_from_another_folder(tmp_path):
     call("bash", str(PROJECT / "scripts" / "run_PruMUX.sh"))  # trains its teacher first
     call("bash", str(PROJECT / "scripts" / "run_PruMUX_FT.sh"))
     pruned = tmp_path / "out" / "toy" / "PruMUX" / "toy_sparsity0.60_2_4_0.9"
-    finetuned = pruned / "FT-lr5e-4"
+    finetuned = pruned / "FT-lr1e-3"
     for folder in (pruned, finetuned):
         record = json.loads((folder / "run.json").read_text())
         assert abs(record["sparsity"] - 0.6) <= 0.01

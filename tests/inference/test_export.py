@@ -79,6 +79,6 @@ def test_without_the_packages(tiny, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"not installed: pip install 'prumux\[onnx\]'"):
+    with pytest.raises(UserError, match=r"not installed: pip install -e '.\[onnx\]'"):
         export_onnx(PrumuxForSequenceClassification(tiny()), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
