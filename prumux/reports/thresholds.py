@@ -59,5 +59,5 @@ def _cell(row: Mapping[str, Any] | None, best: float | None) -> str:
         return "-"
     where = f"({row['num_instances']}, {shown_sparsity(row['sparsity'])})"
     if row.get("layers") is not None and row["method"] not in ("CoFi", "DataMUX", "PruMUX"):
-        where = f"({row['layers']} layers)"
+        where = f"({row['layers']} layer{'s' if row['layers'] != 1 else ''})"
     return f"{row['speedup']:.1f}x {where}{' *' if row['speedup'] == best else ''}"
