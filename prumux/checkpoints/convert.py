@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,47 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prumux.checkpoints.names import Names, Pairs, both, demultiplexer_names, layers_with, retrieval_names
+from prumux.checkpoints.fields import SPECIAL_IDS, encoder_fields, multiplexing_fields
+from prumux.checkpoints.folding import fold_masks
+from prumux.checkpoints.labels import class_labels
+from prumux.checkpoints.names import Names, Pairs, both, demultiplexer_names, retrieval_names
 from prumux.checkpoints.source import TOKENIZER_FILES, Source, read_source
-from prumux.data.tasks import TASKS
 from prumux.errors import UserError
 from prumux.files import save_atomically
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.demultiplexers import DEMULTIPLEXERS
 from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
 )
 from prumux.models.modeling import PrumuxPreTrainedModel
-from prumux.models.multiplexers import MULTIPLEXERS
 from prumux.pruning.accounting import Structure, model_size
-from prumux.pruning.compaction import compact
-from prumux.pruning.masks import Masks
-
-SIZES = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "max_position_embeddings", "type_vocab_size",
-)  # fmt: skip
-OTHER_FIELDS = (
-    "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps",
-    "pad_token_id", "classifier_dropout", "gaussian_hadamard_norm", "binary_hadamard_epsilon",
-    "num_hidden_demux_layers", "retrieval_percentage", "retrieval_loss_coeff", "task_loss_coeff",
-)  # fmt: skip
-# Token ids that are written into the authors' code, by backbone: what stands first in every row, the filler of the
-# index prefix, and what its markers are counted down from (None: the size of the vocabulary).
-SPECIAL_IDS: dict[str, tuple[int, int, int | None]] = {
-    "bert": (101, 680, 680),
-    "roberta": (49923, 50000, None),
-}
-MNLI_ORDER = ("contradiction", "entailment", "neutral")  # of the models that princeton-nlp publishes
-MASK_FAMILIES = {
-    "head_z": "head",
-    "head_layer_z": "head_layer",
-    "intermediate_z": "intermediate",
-    "mlp_z": "mlp",
-    "hidden_z": "hidden",
-}
 
 
 @dataclass(frozen=True)
@@ -132,14 +105,14 @@ def _build(source: Source, task: str | None) -> tuple[PrumuxPreTrainedModel, dic
             f"{'' if multiplexed else ' without multiplexing'}: expected one of the authors' BERT or DataMUX's RoBERTa"
         )
     names = Names(source.tensors, str(backbone))
-    fields = _fields(source, names)
+    fields = encoder_fields(source, names)
     facts: dict[str, str] = {"source": source.name}
     if multiplexed:
-        fields |= _multiplexing(source, str(backbone))
+        fields |= multiplexing_fields(source, str(backbone))
     state, model_class = _state(source, names, fields, multiplexed, str(backbone))
     names.check_nothing_left()
     if model_class is not PrumuxForMaskedLM:
-        labels = _labels(source, task, len(state["classifier.weight"]))
+        labels = class_labels(source, task, len(state["classifier.weight"]))
         fields |= {
             "id2label": dict(enumerate(labels)),
             "label2id": {name: i for i, name in enumerate(labels)},
@@ -148,106 +121,10 @@ def _build(source: Source, task: str | None) -> tuple[PrumuxPreTrainedModel, dic
     kind = {"bert": "MUX-PLM / PruMUX" if multiplexed else "BERT / CoFi", "roberta": "DataMUX"}[str(backbone)]
     how = "physically pruned" if model.config.is_pruned else "dense"
     if source.masks is not None:
-        model = _fold(source, model)
+        model = fold_masks(source, model)
         how = "dense weights with zs.pt, folded"
     facts["format"] = f"{kind} ({backbone}), {how}"
     return model, facts | _facts(model, multiplexed)
-
-
-def _fields(source: Source, names: Names) -> dict[str, Any]:
-    """Encoder sizes from config.json, and from the tensors what pruning has left."""
-    given = source.config
-    fields = {name: given[name] for name in (*SIZES, *OTHER_FIELDS) if given.get(name) is not None}
-    missing = [name for name in SIZES if name not in fields and name != "type_vocab_size"]
-    wrong = [
-        name for name in SIZES if name in fields and not (isinstance(fields[name], int) and fields[name] > 0)
-    ]
-    if missing or wrong:
-        raise UserError(f"{source.name}: config.json has no usable {(missing + wrong)[0]}: it is incomplete")
-    if fields["hidden_size"] % fields["num_attention_heads"]:
-        raise UserError(f"{source.name}: hidden_size is not a multiple of num_attention_heads in config.json")
-    head_dim = fields["hidden_size"] // fields["num_attention_heads"]
-    words = "bert.embeddings.word_embeddings.weight"
-    if words not in names.left or names.left[words].dim() != 2:
-        raise UserError(f"{source.name}: no {words} among the tensors: this is no model of a BERT kind")
-    width = names.left[words].shape[1]
-    heads, inner = [], []
-    for layer in range(fields["num_hidden_layers"]):
-        query = names.left.get(f"bert.encoder.layer.{layer}.attention.self.query.weight", torch.empty(0))
-        dense = names.left.get(f"bert.encoder.layer.{layer}.intermediate.dense.weight", torch.empty(0))
-        if len(query) % head_dim:
-            raise UserError(
-                f"{source.name}: layer {layer} has {len(query)} query rows, no multiple of {head_dim}"
-            )
-        heads.append(len(query) // head_dim)
-        inner.append(len(dense))
-        for block, size in (("attention", heads[-1]), ("intermediate", inner[-1]), ("output", inner[-1])):
-            if size == 0:
-                _check_removed(source, names, f"bert.encoder.layer.{layer}.{block}.")
-    for name, had, found in (
-        ("num_attention_heads", fields["num_attention_heads"], max(heads, default=0)),
-        ("intermediate_size", fields["intermediate_size"], max(inner, default=0)),
-        ("hidden_size", fields["hidden_size"], width),
-    ):
-        if found > had:
-            raise UserError(
-                f"{source.name}: its tensors have {name} {found}, config.json says {had}: they don't belong together"
-            )
-    beyond = layers_with(names.left, "output.dense.weight") - set(range(len(heads)))
-    if beyond:
-        raise UserError(
-            f"{source.name}: tensors of layer {min(beyond)}, but config.json has {len(heads)} layers"
-        )
-    dense_sizes = ([fields["num_attention_heads"]] * len(heads), [fields["intermediate_size"]] * len(inner))
-    if width != fields["hidden_size"] or (heads, inner) != dense_sizes:
-        fields |= {"head_dim": head_dim, "dense_hidden_size": fields["hidden_size"], "hidden_size": width}
-        fields |= {"kept_heads": heads, "kept_intermediate": inner}
-    return fields
-
-
-def _check_removed(source: Source, names: Names, block: str) -> None:
-    """Of a removed block the authors leave the LayerNorm behind, and nothing else; anything else is a damaged file."""
-    norm = {"attention": "output.LayerNorm", "output": "LayerNorm"}.get(block.split(".")[-2])
-    left_behind = {f"{block}{norm}.{kind}" for kind in ("weight", "bias")} if norm else set()
-    found = set(names.take_all(block))
-    if found != left_behind:
-        wrong = sorted(found ^ left_behind)[0]
-        raise UserError(
-            f"{source.name}: {block.rstrip('.')} is neither whole nor removed ({wrong}): the file is incomplete"
-        )
-
-
-def _multiplexing(source: Source, backbone: str) -> dict[str, Any]:
-    """Variants, and the settings under which the model computes what the authors' code does."""
-    given = source.config
-    fields: dict[str, Any] = {}
-    for name, table in (("muxing_variant", MULTIPLEXERS), ("demuxing_variant", DEMULTIPLEXERS)):
-        if str(given.get(name)) not in table:
-            raise UserError(
-                f"{source.name}: {name} is '{given.get(name)}', supported are: {', '.join(sorted(table))}"
-            )
-        fields[name] = given[name]
-    instances = given["num_instances"]
-    if not isinstance(instances, int) or instances < 1:
-        raise UserError(f"{source.name}: num_instances is {instances}, expected a whole number of at least 1")
-    first, _, _ = SPECIAL_IDS[backbone]
-    if first >= given["vocab_size"]:
-        raise UserError(
-            f"{source.name}: a vocabulary of {given['vocab_size']} tokens lacks token {first}, with which the rows of "
-            f"a {backbone} model start"
-        )
-    fields |= {
-        "num_instances": instances,
-        "learn_muxing": bool(given.get("learn_muxing", False)),
-        "attend_padding": True,
-        "embed_twice": True,
-        "use_token_types": False,
-        "multiplex_single": instances == 1,
-        "first_token_id": first,
-    }
-    if backbone == "roberta":
-        fields["position_offset"] = (given.get("pad_token_id") or 0) + 1
-    return fields
 
 
 def _state(
@@ -334,63 +211,6 @@ def _prefix(source: Source, words: Tensor, instances: int, backbone: str) -> Ten
     return words[ids].clone()
 
 
-def _labels(source: Source, task: str | None, classes: int) -> list[str]:
-    """Names of the classes: the checkpoint's own, else those of the task it was trained on, in that order."""
-    own = _own_labels(source, classes)
-    known = {
-        name.lower().replace("-", ""): entry for name, entry in TASKS.items() if entry.folder is not None
-    }
-    if task is not None and not _tasks_in(task, known):
-        raise UserError(f"unknown task '{task}': choose one of: {', '.join(e.name for e in known.values())}")
-    trained_on = source.config.get("finetuning_task")
-    path = f"{source.folder.resolve().as_posix()}/{source.name}".split("/")
-    said = [task] if task else [trained_on] if isinstance(trained_on, str) else reversed(path)
-    found = next((tasks for text in said if (tasks := _tasks_in(text, known))), set())
-    entry = known[found.pop()] if len(found) == 1 else None
-    if own is not None:
-        expected = entry.label_names if task and entry else None
-        if expected is not None and {name.lower() for name in own} != {name.lower() for name in expected}:
-            raise UserError(
-                f"{source.name} has the classes {', '.join(own)}, which are not those of {task}: leave --task out"
-            )
-        return own
-    if entry is not None:
-        if entry.name == "MNLI" and classes == len(MNLI_ORDER):
-            return list(MNLI_ORDER)
-        if entry.label_names is not None and len(entry.label_names) == classes:
-            return list(entry.label_names)
-        if task is not None and classes != 1:
-            raise UserError(
-                f"{source.name} has {classes} classes, {entry.name} another number: name its own task"
-            )
-    return ["score"] if classes == 1 else [f"LABEL_{i}" for i in range(classes)]
-
-
-def _own_labels(source: Source, classes: int) -> list[str] | None:
-    """The names that config.json gives the classes; ``None`` where it only numbers them."""
-    fields = source.config
-    try:
-        by_number = {int(number): str(name) for number, name in (fields.get("id2label") or {}).items()}
-        by_name = {int(number): str(name) for name, number in (fields.get("label2id") or {}).items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{source.name}: id2label or label2id of config.json is no table of numbers and names"
-        ) from error
-    for table in (by_number, by_name):
-        names = [table.get(i, "") for i in range(classes)]
-        if len(table) == classes == len(set(names)) and not all(
-            re.fullmatch(r"(label_)?\d*", n.lower()) for n in names
-        ):
-            return names
-    return None
-
-
-def _tasks_in(text: str, known: Mapping[str, Any]) -> set[str]:
-    """The tasks that a name speaks of, in its parts between _ and -; sst-2 and sts-b are one part."""
-    text = text.lower().replace("sst-2", "sst2").replace("sts-b", "stsb")
-    return {part for part in re.split(r"[_/-]", text) if part in known}
-
-
 def _load(
     source: Source, model_class: type[PrumuxPreTrainedModel], fields: dict[str, Any], state: dict[str, Tensor]
 ) -> PrumuxPreTrainedModel:
@@ -413,42 +233,6 @@ def _load(
         )
     model.load_state_dict(state)
     return model
-
-
-def _fold(source: Source, model: PrumuxPreTrainedModel) -> PrumuxPreTrainedModel:
-    """The compacted model under the masks of ``zs.pt``."""
-    assert source.masks is not None
-    if isinstance(model, PrumuxForMaskedLM):
-        raise UserError(
-            f"{source.name}: a masked language model with zs.pt is not supported, only classifiers are pruned"
-        )
-    unknown = sorted(set(source.masks) - set(MASK_FAMILIES))
-    if unknown:
-        raise UserError(f"{source.name}: zs.pt has '{unknown[0]}', expected: {', '.join(MASK_FAMILIES)}")
-    config = model.config
-    layers = config.num_hidden_layers
-    shapes = {
-        "head": (layers, config.num_attention_heads), "head_layer": (layers,),
-        "intermediate": (layers, config.intermediate_size), "mlp": (layers,), "hidden": (config.dense_hidden_size,),
-    }  # fmt: skip
-    masks: dict[str, Tensor] = {}
-    for name, value in source.masks.items():
-        family = MASK_FAMILIES[name]
-        squeezed = tuple(size for size in value.shape if size != 1)
-        wanted = tuple(size for size in shapes[family] if size != 1)
-        if squeezed != wanted or config.is_pruned:
-            raise UserError(
-                f"{source.name}: {name} in zs.pt has shape {tuple(value.shape)}, which does not fit its weights "
-                f"({layers} layers, {config.num_attention_heads} heads, FFN {config.intermediate_size}, hidden size "
-                f"{config.hidden_size}): the two files are of different models, or the weights are pruned already"
-            )
-        if value.is_complex() or not bool(((value >= 0) & (value <= 1)).all()):
-            raise UserError(f"{source.name}: {name} in zs.pt has values outside 0 to 1: the file is damaged")
-        masks[family] = value.float().reshape(shapes[family])
-    try:
-        return compact(model, Masks(**masks))
-    except ValueError as error:
-        raise UserError(f"{source.name}: zs.pt: {error}") from error
 
 
 def _lost_hidden(config: PrumuxConfig) -> bool:
