@@ -79,7 +79,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace, points: Sequence[Point], task: str) -> AutoPruMUX:
-    from prumux.auto.search import AutoPruMUX, choose_task
+    from prumux.auto.points import choose_task
+    from prumux.auto.search import AutoPruMUX
 
     timed = arguments.throughput_task
     return AutoPruMUX(
@@ -97,8 +98,7 @@ def _asked(arguments: argparse.Namespace) -> list[str] | None:
 
 
 def _fitted(arguments: argparse.Namespace) -> tuple[list[Point], AutoPruMUX]:
-    from prumux.auto.points import read_points
-    from prumux.auto.search import choose_task
+    from prumux.auto.points import choose_task, read_points
 
     points = read_points(arguments.results, _asked(arguments))
     return points, _build(arguments, points, choose_task(points, arguments.task))
@@ -116,8 +116,7 @@ def _give(arguments: argparse.Namespace, table: str, values: dict[str, Any]) -> 
 
 
 def _fit(arguments: argparse.Namespace) -> str:
-    from prumux.auto.points import read_points
-    from prumux.auto.search import choose_task
+    from prumux.auto.points import choose_task, read_points
     from prumux.reports.tables import markdown
 
     points = read_points(arguments.results, _asked(arguments))
@@ -177,7 +176,7 @@ def _predict(arguments: argparse.Namespace) -> str:
 
 
 def _next(arguments: argparse.Namespace) -> str:
-    from prumux.auto.search import replay
+    from prumux.auto.replay import replay
     from prumux.reports.tables import markdown
 
     points, model = _fitted(arguments)
@@ -208,8 +207,7 @@ def _key(key: Sequence[float]) -> str:
 
 
 def _table(arguments: argparse.Namespace) -> str:
-    from prumux.auto.points import read_points
-    from prumux.auto.search import choose_task
+    from prumux.auto.points import choose_task, read_points
     from prumux.auto.tables import tables
 
     points = read_points(arguments.results, _asked(arguments))

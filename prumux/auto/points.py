@@ -179,3 +179,18 @@ def _merged(points: list[Point]) -> list[Point]:
             )
         )
     return merged
+
+
+def choose_task(points: Sequence[Point], task: str | None) -> str:
+    """``task``, or the only one there is.
+
+    Raises:
+        UserError: several, and none was named.
+    """
+    tasks = sorted({point.task for point in points})
+    if task is not None:
+        by_lower = {name.lower(): name for name in tasks}
+        return task if task in tasks else by_lower.get(task.lower(), task)
+    if len(tasks) != 1:
+        raise UserError(f"results of several tasks ({', '.join(tasks)}): choose one with --task")
+    return tasks[0]

@@ -12,7 +12,7 @@ from typing import Any
 from scipy.stats import norm
 
 from prumux.auto.models import THROUGHPUT_MODELS, Key, OutOfRange, Surface
-from prumux.auto.points import Point, points_of, read_points
+from prumux.auto.points import Point, choose_task, points_of, read_points
 from prumux.errors import UserError
 from prumux.reports.methods import method_name
 
@@ -336,58 +336,6 @@ def best_within(predictions: Iterable[Prediction], threshold: float, top: int) -
         raise UserError(f"--top is {top}: ask for at least 1")
     within = [prediction for prediction in predictions if prediction.accuracy >= threshold - SLACK]
     return sorted(within, key=lambda p: (-p.throughput, -p.accuracy, p.num_instances, p.sparsity))[:top]
-
-
-def choose_task(points: Sequence[Point], task: str | None) -> str:
-    """``task``, or the only one there is.
-
-    Raises:
-        UserError: several, and none was named.
-    """
-    tasks = sorted({point.task for point in points})
-    if task is not None:
-        by_lower = {name.lower(): name for name in tasks}
-        return task if task in tasks else by_lower.get(task.lower(), task)
-    if len(tasks) != 1:
-        raise UserError(f"results of several tasks ({', '.join(tasks)}): choose one with --task")
-    return tasks[0]
-
-
-def replay(
-    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = 0.01, **options: Any
-) -> dict[str, Any]:
-    """Search a fully measured grid as if it were not: how many PruMUX runs until the suggestions end.
-
-    It starts with all dense, CoFi and DataMUX points and, per N, the least and greatest sparsity, and goes on while the
-    expected gain is at least ``stop_below`` of the best throughput so far. ``options``: of :class:`AutoPruMUX`.
-
-    Returns:
-        ``runs`` and ``grid`` (PruMUX runs done, and in the grid), ``best`` (found), ``true_best`` and ``found``.
-    """
-    everything = points_of(points, task)
-    others = [point for point in points if point.task != task]
-    pruned = {key for key, point in everything.items() if point.method == "PruMUX"}
-    done = set(everything) - pruned
-    for n in {n for n, _ in pruned}:
-        sparsities = [s for m, s in pruned if m == n]
-        done |= {(n, min(sparsities)), (n, max(sparsities))}
-    while True:
-        auto = AutoPruMUX([*others, *(everything[key] for key in done)], task, **options)
-        left = sorted(set(everything) - done)
-        suggestions = auto.next_runs(loss_budget, 1, left)
-        best = auto.best_measured(loss_budget)
-        if not suggestions or suggestions[0]["expected_gain"] < stop_below * best.throughput:
-            break
-        done.add((suggestions[0]["num_instances"], suggestions[0]["sparsity"]))
-    true_best = AutoPruMUX(everything.values(), task).best_measured(loss_budget)
-    return {
-        "loss_budget": loss_budget,
-        "runs": len(done & pruned),
-        "grid": len(pruned),
-        "best": best.key,
-        "true_best": true_best.key,
-        "found": best.key == true_best.key,
-    }
 
 
 def _with_midpoints(values: Iterable[float], *, whole: bool) -> list[Any]:

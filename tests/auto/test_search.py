@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prumux.auto.models import GroupTime, LatencyModel, OutOfRange, Surface
-from prumux.auto.points import Point
-from prumux.auto.search import BUDGETS, AutoPruMUX, choose_task, replay
+from prumux.auto.points import Point, choose_task
+from prumux.auto.replay import replay
+from prumux.auto.search import BUDGETS, AutoPruMUX
 from prumux.errors import UserError
 
 NS, SS = (1, 2, 5, 10), (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
