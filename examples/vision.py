@@ -124,7 +124,7 @@ def accuracy(model: MultiplexedClassifier, x: Tensor, labels: Tensor) -> float:
     """Share of right answers; the last group is filled with its own images, which don't count."""
     model.eval()
     missing = -len(x) % model.num_instances
-    filled = torch.cat([x, x[len(x) - missing :]]) if missing else x
+    filled = torch.cat([x, x[torch.arange(missing) % len(x)]])
     return (model(filled)[: len(x)].argmax(-1) == labels).float().mean().item()
 
 
@@ -176,12 +176,19 @@ def parse() -> argparse.Namespace:
         parser.exit(
             2, "error: num_instances, steps, batch_size, repeats and hidden_size must be at least 1\n"
         )
-    if args.learning_rate <= 0 or not 0 <= args.seed < 2**32 - args.repeats:
-        parser.exit(2, "error: learning_rate must be above 0 and seed a whole number from 0 on\n")
+    if not 0 < args.learning_rate < float("inf") or not 0 <= args.seed < 2**32 - args.repeats:
+        parser.exit(2, "error: learning_rate must be a number above 0 and seed a whole number from 0 on\n")
     return args
 
 
 def main(args: argparse.Namespace) -> None:
+    folder = Path(args.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"can't write to '{folder}' ({error.strerror}): choose another --output_dir"
+        ) from None
     rows = []
     print("| network | N | accuracy |\n|---|--:|--:|")
     for network in NETWORKS:
@@ -203,8 +210,6 @@ def main(args: argparse.Namespace) -> None:
                 {"network": network, "num_instances": num_instances, "accuracy": mean, "accuracy_std": spread}
             )
             print(f"| {network} | {num_instances} | {mean:.3f} ± {spread:.3f} |", flush=True)
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     plot(rows, folder / "accuracy.png")
     report = {"rows": rows, "settings": vars(args), "provenance": provenance(args.seed)}
     print(f"written: {write_json(folder / 'vision.json', report)}, {folder / 'accuracy.png'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from prumux.data.loading import TaskData
+from prumux.data.loading import TaskData, check_limits
 from prumux.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def load_corpus(
     Raises:
         UserError: no such file, too little text, or the hub out of reach.
     """
+    check_limits(max_train_samples, max_eval_samples)
     if max_length < 4:
         raise UserError(f"max_seq_length {max_length} is too small: give at least 4 tokens")
     if train_file is None and validation_file is None:

@@ -97,10 +97,20 @@ def read_json(path: Path) -> Iterator[tuple[int, Row]]:
                 raise UserError(
                     f'\'{path}\' item {number} is not an object: expected {{"text": ..., "label": ...}}'
                 )
+            _refuse_half_characters(path, number, item)
             yield number, item
     except json.JSONDecodeError as error:
         raise UserError(
             f"'{path}' is not JSON ({error}): expected a list of objects or one per line"
+        ) from None
+
+
+def _refuse_half_characters(path: Path, number: int, item: Row) -> None:
+    try:
+        json.dumps(item, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"'{path}' item {number} holds half a character (a lone \\ud800 to \\udfff): write whole ones"
         ) from None
 
 

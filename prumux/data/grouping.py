@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def _label(feature: Mapping[str, Any]) -> int | float | list[int] | None:
 class GroupingCollator:
     """Batches features into tensors whose rows form groups of ``num_instances`` consecutive rows.
 
-    A last group that is not full is filled with copies of the batch's first rows, labelled :data:`IGNORE`. Filled rows
+    A last group that is not full is filled with copies of its rows, labelled :data:`IGNORE` (scores: NaN). Filled rows
     come last, so ``outputs[:len(features)]`` are the real ones. Pads to the longest row, or to ``pad_to_length``.
 
     Args:
@@ -70,7 +71,8 @@ class GroupingCollator:
         elif labels[0] is not None:
             is_score = isinstance(labels[0], float)
             dtype = torch.float32 if is_score else torch.long
-            batch["labels"] = torch.tensor([*labels, *[IGNORE] * missing], dtype=dtype)
+            filled = math.nan if is_score else IGNORE  # any number is a score
+            batch["labels"] = torch.tensor([*labels, *[filled] * missing], dtype=dtype)
         return batch
 
     def _length(self, features: Sequence[Mapping[str, Any]]) -> int:

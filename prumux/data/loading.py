@@ -64,6 +64,7 @@ def load_task(
     max_eval_samples: int | None = None,
     splits: Sequence[str] = SPLITS,
     tag_words: bool = False,
+    scores: bool = False,
 ) -> TaskData:
     """The rows of a task.
 
@@ -76,9 +77,10 @@ def load_task(
         max_train_samples, max_eval_samples: only the first rows.
         splits: which splits must be there; of the user's files those given are read.
         tag_words: the data are words with tags (see :mod:`prumux.data.tokens`), as NER's and .conll files always are.
+        scores: the labels of the user's own files are scores, also where all of them happen to be whole numbers.
 
     Raises:
-        UserError: unknown task, missing file or column, unknown label, no rows, hub out of reach.
+        UserError: unknown task, missing file or column, unknown label or a single one, no rows, hub out of reach.
     """
     if tag_words and task_name is not None and "/" in task_name:  # a data set of this kind on the hub
         task: Task | None = replace(TASKS["NER"], name=task_name.split("/")[-1], hub_config=task_name)
@@ -94,12 +96,7 @@ def load_task(
         if Path(path or "").suffix.lower() in tokens.TAGGED_TYPES
     ]
     tag_words = tag_words or bool(tagged) or (task is not None and task.tokens)
-    limits = {"train": max_train_samples, "validation": max_eval_samples}
-    for split, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise UserError(
-                f"at most {limit} {split} rows asked for: give at least 1, or leave the limit out"
-            )
+    limits = check_limits(max_train_samples, max_eval_samples)
     files = {"train": train_file, "validation": validation_file}
     if given := {split: Path(path) for split, path in files.items() if path is not None}:
         if data_dir is not None:
@@ -131,8 +128,14 @@ def load_task(
     if tag_words:
         label_names, metrics = tags, tokens.metrics_of(tags)
     else:
-        label_names = _settle_labels(task, examples, sources)
+        label_names = _settle_labels(task, examples, sources, scores)
         metrics = task.metrics if task else ("pearson", "spearmanr") if label_names is None else ("accuracy",)
+    if label_names is not None and len(label_names) < 2 and "train" in examples:
+        kind = "tag" if tag_words else "label"
+        raise UserError(
+            f"every {kind} in {sources['train']} is '{label_names[0]}', so there is nothing to learn: give data with "
+            f"at least two {kind}s"
+        )
     return TaskData(
         name=task.name if task else next(iter(given.values())).stem,
         train=_dataset(examples.get("train")),
@@ -142,6 +145,17 @@ def load_task(
         main_metric=metrics[0],
         tokens=tag_words,
     )
+
+
+def check_limits(train: int | None, validation: int | None) -> dict[str, int | None]:
+    """The most rows of each split; a UserError for a limit below 1."""
+    limits = {"train": train, "validation": validation}
+    for split, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise UserError(
+                f"at most {limit} {split} rows asked for: give at least 1, or leave the limit out"
+            )
+    return limits
 
 
 def _dataset(columns: Examples | None) -> Dataset | None:
@@ -239,11 +253,11 @@ def _columns(
 
 
 def _settle_labels(
-    task: Task | None, examples: dict[str, Examples], sources: Mapping[str, str]
+    task: Task | None, examples: dict[str, Examples], sources: Mapping[str, str], scores: bool
 ) -> list[str] | None:
     """Replace the labels in ``examples`` by label names or floats; return the names, None for regression."""
     first = next(iter(examples.values()))["label"]  # the training labels where there are any
-    if task.is_regression if task else _are_scores(first):
+    if task.is_regression if task else scores or _are_scores(first):
         for split, columns in examples.items():
             columns["label"] = [_score(label, sources[split]) for label in columns["label"]]
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,23 +65,30 @@ def read_file(path: Path) -> Sentences:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"can't read '{path}' ({error}): expected UTF-8 text") from None
         found = list(_conll(path, text))
+        if (
+            found
+            and all(words == [str(i + 1) for i in range(len(words))] for words, _ in found)
+            and found[0][0][1:]
+        ):
+            raise UserError(
+                f"the first column of '{path}' counts 1, 2, 3: put the word there, and its tag in the last column"
+            )
     return {"text": [words for words, _ in found], "label": [tags for _, tags in found]}
 
 
 def _conll(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
-    """A word per line, its tag in the last column; an empty line ends a sentence."""
+    """A word per line, its tag in the last column; an empty line ends a sentence, lines before one may be comments."""
     words: list[str] = []
     tags: list[str] = []
     columns = 0
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        # with tabs, spaces belong to the word
-        fields = [part.strip() for part in line.split("\t")] if "\t" in line else line.split()
-        comment = line.startswith("# ") and not words and len(fields) != (columns or 2)
+    lines = text.split("\n")
+    for number, line in enumerate([*lines, ""], start=1):
+        fields = _fields(line)
         if not line.strip():
             if words:
                 yield words, tags
             words, tags = [], []
-        elif fields[0] != "-DOCSTART-" and not comment:
+        elif fields[0] != "-DOCSTART-" and (words or not _is_comment(lines, number - 1)):
             columns = columns or len(fields)
             if len(fields) != columns or columns < 2:
                 raise UserError(
@@ -93,6 +101,21 @@ def _conll(path: Path, text: str) -> Iterator[tuple[list[str], list[str]]]:
                 )
             words.append(fields[0])
             tags.append(fields[-1])
+
+
+def _fields(line: str) -> list[str]:
+    # with tabs, spaces belong to the word
+    return [part.strip() for part in line.split("\t")] if "\t" in line else line.split()
+
+
+def _is_comment(lines: Sequence[str], place: int) -> bool:
+    """Is a line before a sentence about it ("# id 7", "# text = ..."), and not its first word, which may be "#"?"""
+    if not lines[place].startswith("#"):
+        return False
+    if re.match(r"#\s*(id\s|[\w.-]+\s*=)", lines[place]):
+        return True
+    words = next((line for line in lines[place:] if not line.startswith("#")), "")
+    return len(_fields(lines[place])) != (len(_fields(words)) or 2)
 
 
 def _json(path: Path) -> Iterator[tuple[list[str], list[str]]]:
@@ -158,8 +181,8 @@ def word_encoder(
 ) -> Callable[[Sentences], Sentences]:
     """What turns sentences into token ids; the first piece of a word carries its tag, everything else :data:`IGNORE`.
 
-    A word that the tokenizer knows no piece of becomes its unknown token. Words beyond ``max_length`` are cut: they are
-    neither trained nor scored.
+    A word that the tokenizer knows no piece of becomes its unknown token. Words beyond ``max_length`` are not trained;
+    the column ``cut`` keeps their tags, because they count as missed.
 
     Args:
         ids: the model's class number of each tag.
@@ -168,15 +191,17 @@ def word_encoder(
     def encode(batch: Sentences) -> Sentences:
         sentences = [_without_empty(words, tokenizer) for words in batch["text"]]
         encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=max_length)
-        labels = []
+        labels, cut = [], []
         for row, tags in enumerate(batch["label"]):
-            before, aligned = None, []
+            before, aligned, whole = None, [], 0
             for word in encoded.word_ids(row):
+                whole = whole if word is None else word + 1
                 aligned.append(ids[tags[word]] if word is not None and word != before else IGNORE)
                 before = word
             labels.append(aligned)
+            cut.append([ids[tag] for tag in tags[whole:]])
         columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
-        return columns | {"labels": labels, "length": [len(row) for row in encoded["input_ids"]]}
+        return columns | {"labels": labels, "cut": cut, "length": [len(row) for row in encoded["input_ids"]]}
 
     return encode
 

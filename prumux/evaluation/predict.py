@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from prumux.data.grouping import IGNORE
 from prumux.errors import UserError
 
+OUTSIDE = "O"  # the tag of a word in no entity
+
 if TYPE_CHECKING:
     from prumux.data.grouping import GroupingCollator
     from prumux.data.loading import TaskData
@@ -206,6 +208,9 @@ def _score(data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray) 
     predictions, truth = (
         [list(part) for part in np.split(names[chosen], cuts)] for chosen in (logits.argmax(1), flat)
     )
+    for ours, theirs, cut in zip(predictions, truth, data.validation["cut"], strict=True):
+        ours += [OUTSIDE] * len(cut)  # words beyond the length: nothing was found there
+        theirs += list(names[cut]) if cut else []
     found = tag_metrics(predictions, truth)
     return {name: found[name] for name in data.metrics}
 

@@ -202,6 +202,7 @@ def evaluate_checkpoint(
         validation_file=validation_file,
         splits=("validation",),
         tag_words=is_token_classifier(loaded.model.config),
+        scores=int(getattr(loaded.model.config, "num_labels", 0)) == 1,
     )
     return evaluate_candidates(candidates, replace(data, name=task), settings, baseline=dense.name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -118,6 +119,18 @@ class PrumuxConfig(PreTrainedConfig):
                 )
             self.head_dim = self.dense_hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Hugging Face's, but fields given as keywords are fields like any other: checked, aliases resolved, and of an
+        unpruned shape the derived sizes follow."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        if given and config_dict.get("kept_heads") is None:
+            derived = [name for name in ("dense_hidden_size", "head_dim") if name not in given]
+            if not given.keys().isdisjoint({"hidden_size", "num_attention_heads"}):
+                config_dict = {name: value for name, value in config_dict.items() if name not in derived}
+        return super().from_dict(config_dict | given, **kwargs)
 
     @property
     def is_multiplexed(self) -> bool:

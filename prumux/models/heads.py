@@ -222,15 +222,19 @@ class PrumuxForTokenClassification(PrumuxClassifier):
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy (integer labels) or mean squared error (float labels); ``IGNORE_INDEX`` does not count.
+    """Cross entropy (integer labels) or mean squared error (float labels) of the labels that are ``counted``.
 
     logits ``[..., C]``, labels ``[...]``.
     """
     if labels.is_floating_point() or logits.shape[-1] == 1:
-        counted = labels != IGNORE_INDEX
-        labels = labels.to(logits.dtype)
-        return nn.functional.mse_loss(logits.squeeze(-1)[counted], labels[counted])
+        real = counted(labels)
+        return nn.functional.mse_loss(logits.squeeze(-1)[real], labels[real].to(logits.dtype))
     return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def counted(labels: Tensor) -> Tensor:
+    """bool, of the same shape: not a filled row or a token without a label (``IGNORE_INDEX``, NaN among scores)."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != IGNORE_INDEX
 
 
 class PrumuxForMaskedLM(PrumuxHeadModel):

@@ -336,7 +336,10 @@ def _is_classifier(path: str) -> bool:
         return True  # on the hub, or sharded: compare the names
     try:
         with safe_open(file, "pt") as weights:
-            return "classifier.weight" in weights.keys()  # noqa: SIM118  (not a dictionary)
+            names = set(weights.keys())
+            return not names.isdisjoint(
+                {"classifier.weight", "classifier.out_proj.weight"}
+            )  # RoBERTa, ELECTRA: HEAD
     except Exception:  # damaged: loading says so
         return False
 

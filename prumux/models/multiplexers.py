@@ -192,8 +192,12 @@ class GaussianAttention(GaussianHadamard):
 
 
 def _somewhere(attended: Tensor) -> Tensor:
-    """bool [X, Y] with the rows that attend to nothing attending to everything, as a softmax needs it."""
-    return attended | ~attended.any(-1, keepdim=True)
+    """bool [X, Y] with the rows that attend to nothing attending to the first place, as a softmax needs one.
+
+    Not to every place: what a filled row adds to the mean would then depend on the padding.
+    """
+    first = torch.arange(attended.shape[-1], device=attended.device) == 0
+    return attended | (first & ~attended.any(-1, keepdim=True))
 
 
 MULTIPLEXERS: dict[str, type[Multiplexer]] = {

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prumux.data.grouping import IGNORE
 from prumux.errors import UserError
-from prumux.models.heads import classification_loss
+from prumux.models.heads import classification_loss, counted
 from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure
 from prumux.pruning.compaction import compact
@@ -93,9 +92,9 @@ class Distilled(nn.Module):
         output = self.student(
             **features, masks=masks, output_hidden_states=True, output_separated=self.states
         )
-        counted = inputs["labels"] != IGNORE  # filled rows teach nothing
+        real = counted(inputs["labels"])  # filled rows teach nothing
         terms["ce_distillation"] = logit_distillation_loss(
-            output.logits[counted], teacher.logits[counted], temperature
+            output.logits[real], teacher.logits[real], temperature
         )
         terms["loss"] = ce_alpha * terms["ce_distillation"]
         if self.states:

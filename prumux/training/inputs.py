@@ -23,11 +23,17 @@ logger = logging.getLogger(__name__)
 
 def tags_words(arguments: Arguments) -> bool:
     """Are the data words with tags: the flag, the task or the model that is started from says so."""
-    flags, path = arguments.data, arguments.model.model_name_or_path
-    task = TASKS.get(get_task_name(flags.task_name or ""))
-    if flags.tag_words or (task is not None and task.tokens):
+    path = arguments.model.model_name_or_path
+    if names_words(arguments):
         return True
-    return task is None and path is not None and bool(read_config(path)["_tags_words"])
+    known = get_task_name(arguments.data.task_name or "") in TASKS
+    return not known and path is not None and bool(read_config(path)["_tags_words"])
+
+
+def names_words(arguments: Arguments) -> bool:
+    """Does a flag or the task say that the data are words with tags, whatever the model was before?"""
+    task = TASKS.get(get_task_name(arguments.data.task_name or ""))
+    return arguments.data.tag_words or (task is not None and task.tokens)
 
 
 def load_data(arguments: Arguments) -> TaskData:

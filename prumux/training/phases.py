@@ -44,7 +44,7 @@ from prumux.training.inputs import (
     choose_tokenizer,
     converted,
     load_data,
-    tags_words,
+    names_words,
 )
 from prumux.training.parsing import parse_arguments
 from prumux.training.pretraining import pretraining_trainer
@@ -112,7 +112,7 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     pretraining = arguments.pruning.setting in PRETRAINING
     flags = arguments.data
     plain = is_corpus(flags.task_name, flags.train_file, flags.validation_file)
-    if pretraining and plain and not tags_words(arguments):
+    if pretraining and plain and not names_words(arguments):
         return _from_corpus(arguments)
     data = load_data(arguments)
     if arguments.training.do_train and data.train is None:
@@ -125,7 +125,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     tokenizer = choose_tokenizer(arguments, data.tokens)
     model = _model(arguments, data, pretraining, tokenizer)
     check_vocabulary(model, tokenizer)
-    check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
+    if arguments.training.do_train:
+        check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = tokenize(
         data, tokenizer, _max_length(arguments, model), None if pretraining else model.config.label2id
     )
@@ -175,7 +176,8 @@ def _from_corpus(arguments: Arguments) -> PrumuxTrainer:
     tokenizer = choose_tokenizer(arguments, tokens=False)
     model = _model(arguments, None, True, tokenizer)
     check_vocabulary(model, tokenizer)
-    check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
+    if arguments.training.do_train:
+        check_batch(arguments.training.per_device_train_batch_size, model.config.num_instances)
     data = load_corpus(
         flags.task_name,
         tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,12 +30,17 @@ logger = logging.getLogger(__name__)
 
 
 class MaskingCollator(GroupingCollator):
-    """Groups of N with token labels: BERT's random masking, or none (retrieval alone)."""
+    """Groups of N with token labels: BERT's random masking, or none (retrieval alone).
+
+    The seed and the batch itself decide what is masked: a row meets new neighbours, and so new masks, in every epoch,
+    and a run that is resumed masks what the uninterrupted one would have.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float
+        self, tokenizer: PreTrainedTokenizerBase, num_instances: int, mlm_probability: float, seed: int = 0
     ) -> None:
         super().__init__(tokenizer, num_instances)
+        self.seed = seed
         self.masking = None
         if mlm_probability > 0:
             if tokenizer.mask_token_id is None:
@@ -49,6 +55,8 @@ class MaskingCollator(GroupingCollator):
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         if self.masking is not None:
             special = torch.isin(batch["input_ids"], self.special)
+            content = zlib.crc32(batch["input_ids"].numpy().tobytes(), self.seed)
+            self.masking.generator = torch.Generator().manual_seed(content)
             masked, labels = self.masking.torch_mask_tokens(
                 batch["input_ids"].clone(), special_tokens_mask=special
             )
@@ -68,7 +76,7 @@ def pretraining_trainer(
             "--per_device_train_batch_size"
         )
     mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
-    collator = MaskingCollator(tokenizer, model.config.num_instances, mlm)
+    collator = MaskingCollator(tokenizer, model.config.num_instances, mlm, arguments.training.seed)
     evaluate_model = partial(
         evaluate_pretraining, data=data, collator=collator, rows=arguments.training.per_device_eval_batch_size
     )

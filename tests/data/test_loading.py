@@ -138,11 +138,11 @@ def test_own_files_of_every_type(tmp_path: Path, suffix: str) -> None:
 
 
 def test_json_shapes(tmp_path: Path) -> None:
-    row = {"text": "a", "label": 1}
-    wrapped = _write(tmp_path / "a.json", json.dumps({"data": [row, row]}))
-    lines = _write(tmp_path / "b.json", json.dumps(row), json.dumps(row))
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+    wrapped = _write(tmp_path / "a.json", json.dumps({"data": rows}))
+    lines = _write(tmp_path / "b.json", *map(json.dumps, rows))
     data = load_task(train_file=wrapped, validation_file=lines)
-    assert list(data.train) == list(data.validation) == [{"text": "a", "label": "1"}] * 2
+    assert list(data.train) == list(data.validation) == [row | {"label": str(row["label"])} for row in rows]
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c"])
@@ -165,6 +165,19 @@ def test_own_scores_are_a_regression(tmp_path: Path) -> None:
     assert data.metrics == ("pearson", "spearmanr")
     assert data.train["label"][:] == [2.0, 3.5]
     assert tokenize(data, TOKENIZER, 16).train["labels"][:] == [2.0, 3.5]
+
+
+def test_whole_numbers_are_scores_to_a_model_of_scores(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "text,label", "a,0", "b,4")
+    data = load_task(validation_file=path, scores=True)
+    assert data.label_names is None
+    assert data.validation["label"][:] == [0.0, 4.0]
+
+
+def test_a_single_label_is_nothing_to_learn(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "text,label", "a,yes", "b,yes")
+    with pytest.raises(UserError, match=r"every label in .* is 'yes'.*at least two labels"):
+        load_task(train_file=path)
 
 
 def test_whole_numbers_are_classes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from prumux.data.grouping import IGNORE, GroupingCollator
 from prumux.data.loading import load_task, tokenize
@@ -140,3 +141,45 @@ def test_a_data_set_in_the_hubs_layout(tmp_path, monkeypatch):
     assert loaded.train["text"][0] == ["Ann", "Lee", "spoke"]
     assert loaded.train["label"][0] == ["B-PER", "I-PER", "O"]
     assert len(loaded.validation) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# sent_id = 1\n# text = the plot\nthe DT B O\nplot NN I B-X\n\n# sent_id = 2\ngood JJ B O\n",  # as many fields
+        "# id 52-39\tdomain=en\n\nthe _ _ O\nplot _ _ B-X\n\n# id 52-40\tdomain=en\ngood _ _ O\n",  # a tab of its own
+    ],
+)
+def test_comments_with_any_number_of_fields(tmp_path, text):
+    found = read_file(write(tmp_path / "a.conll", text))
+    assert found == {"text": [["the", "plot"], ["good"]], "label": [["O", "B-X"], ["O"]]}
+
+
+def test_a_first_column_that_counts_is_refused(tmp_path):
+    with pytest.raises(UserError, match="counts 1, 2, 3: put the word there"):
+        read_file(write(tmp_path / "a.iob2", "1\tthe\tO\t-\n2\tplot\tB-X\t-\n\n1\tgood\tO\t-\n"))
+
+
+def test_a_single_tag_is_nothing_to_learn(tmp_path):
+    file = write(tmp_path / "train.conll", "the O\nplot O\n")
+    with pytest.raises(UserError, match=r"every tag in .*train.conll is 'O'.*at least two tags"):
+        load_task(train_file=file)
+    assert load_task(validation_file=file).label_names == ["O"]  # what another model is scored on
+
+
+def test_words_beyond_the_length_count_as_missed(tmp_path):
+    """The first row is cut after "plot": its second entity is one that nothing found."""
+    from prumux.evaluation.predict import evaluate
+
+    file = write(tmp_path / "a.conll", "the O\nplot B-X\nwas O\ncast B-X\nfunny O\n\nthe O\ncast B-X\n")
+    tokenizer = toy_tokenizer()
+    data = tokenize(load_task(train_file=file, validation_file=file), tokenizer, 5, {"B-X": 0, "O": 1})
+    assert data.validation["cut"] == [[0, 1], []]
+
+    def right(input_ids, **_):
+        nouns = torch.isin(input_ids, torch.tensor(tokenizer.convert_tokens_to_ids(["plot", "cast"])))
+        return torch.stack([nouns, ~nouns], -1).float()
+
+    found = evaluate(right, data, tokenizer, batch_size=2, num_instances=1, progress=False)
+    assert (found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3))
+    assert found["token_accuracy"] == pytest.approx(6 / 7)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from prumux import Masks, PrumuxForMaskedLM, PrumuxForSequenceClassification, compact
+from prumux import Masks, PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification, compact
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
 from prumux.models.loading import load_model, load_tokenizer, read_config
@@ -385,3 +386,33 @@ def test_reading_a_configuration_keeps_the_models_own_fields(checkpoint):
     assert fields["num_instances"] == 2
     assert fields["_kind"] == "prumux"
     assert "architectures" not in fields
+
+
+@pytest.mark.parametrize("family", ["Roberta", "Electra"])
+def test_the_order_of_the_labels_of_other_encoders(tmp_path, family):
+    """Their classifiers are two layers with names of their own."""
+    own = {"embedding_size": SHAPE["hidden_size"]} if family == "Electra" else {}
+    config = getattr(transformers, f"{family}Config")(
+        **SHAPE, **own, id2label=dict(enumerate(AUTHORS)), label2id={n: i for i, n in enumerate(AUTHORS)}
+    )
+    getattr(transformers, f"{family}ForSequenceClassification")(config).save_pretrained(tmp_path / "nli")
+    assert load(tmp_path / "nli", labels=NLI).config.id2label == dict(enumerate(AUTHORS))
+    with pytest.raises(UserError, match="name a model of this task"):
+        load(tmp_path / "nli", labels=["no", "yes", "perhaps"])
+
+
+def test_fields_given_as_keywords_are_fields_like_any_other(tmp_path, tiny):
+    tiny().save_pretrained(tmp_path)
+    config = PrumuxConfig.from_pretrained(
+        tmp_path,
+        num_instances=2,
+        muxing_variant="contextual",
+        demuxing_variant="rsa",
+        hidden_size=32,
+        num_labels=3,
+    )
+    assert (config.muxing_variant, config.demuxing_variant) == ("gaussian_attention_v2", "index_pos")
+    assert (config.dense_hidden_size, config.head_dim * config.num_attention_heads) == (32, 32)
+    assert (config.num_instances, config.num_labels) == (2, 3)
+    with pytest.raises(Exception, match="not a multiple of num_attention_heads"):
+        PrumuxConfig.from_pretrained(tmp_path, hidden_size=33)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -21,6 +22,7 @@ from prumux import (
     compile_for_inference,
 )
 from prumux.models.demultiplexers import DEMULTIPLEXERS, Mlp
+from prumux.models.heads import classification_loss
 from prumux.models.multiplexers import MULTIPLEXERS, GaussianHadamard
 
 VARIANTS = [(muxing, demuxing) for muxing in MULTIPLEXERS for demuxing in DEMULTIPLEXERS]
@@ -119,7 +121,7 @@ def test_filled_rows_do_not_count_in_the_loss(tiny, rows):
     logits = model(ids, mask).logits
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits[:3], labels[:3]))
     scores = classifier(tiny(num_instances=2, num_labels=1))
-    loss = scores(ids, mask, labels=torch.tensor([0.5, 2.0, 1.0, -100.0])).loss
+    loss = scores(ids, mask, labels=torch.tensor([0.5, 2.0, 1.0, torch.nan])).loss
     expected = (scores(ids, mask).logits[:3, 0] - torch.tensor([0.5, 2.0, 1.0])).square().mean()
     assert torch.allclose(loss, expected)
 
@@ -295,3 +297,27 @@ def test_retrieval_asks_for_no_token_of_a_filled_row(tiny):
     ids = torch.tensor([[2, 9, 3], [2, 9, 3]])
     nothing = model(ids, attention_mask=torch.zeros_like(ids), labels=torch.full_like(ids, -100))
     assert nothing.retrieval_loss == 0  # not the NaN of an empty mean
+
+
+@pytest.mark.parametrize("demuxing", ["index_pos", "mlp", "index"])
+def test_padding_does_not_matter_to_a_ragged_contextual_group(tiny, demuxing):
+    """The filled row of a group adds the same to the mixture, however far it is padded."""
+    model = PrumuxForSequenceClassification(
+        tiny(num_instances=2, muxing_variant="contextual", demuxing_variant=demuxing)
+    ).eval()
+    row = torch.tensor([[2, 7, 8, 9, 3]])
+    logits = []
+    for padding in (0, 3, 9):
+        ids = nn.functional.pad(row, (0, padding)).repeat(2, 1)
+        mask = torch.zeros_like(ids)
+        mask[0, :5] = 1  # the second row only fills the group
+        with torch.no_grad():
+            logits.append(model(input_ids=ids, attention_mask=mask).logits[0])
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits[2], logits[0], atol=1e-6, rtol=1e-5)
+
+
+def test_any_number_is_a_score():
+    labels = torch.tensor([-100.0, 2.0, torch.nan])  # the last row fills its group
+    assert classification_loss(torch.zeros(3, 1), labels) == pytest.approx((100**2 + 2**2) / 2)
+    assert classification_loss(torch.zeros(2, 2), torch.tensor([0, -100])) == pytest.approx(0.6931, abs=1e-4)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from prumux import UserError
+from prumux import PrumuxForTokenClassification, UserError
 from prumux.data.toy import toy_tokenizer
 from prumux.training.phases import run
+from prumux.training.pretraining import MaskingCollator
 
 
 @pytest.fixture
@@ -65,3 +67,38 @@ def test_refused(go):
         go("mlm_pretraining", "--stop_at_retrieval_accuracy 0.9")
     with pytest.raises(UserError, match="nothing outside --setting retrieval_pretraining"):
         go("finetuning", "--stop_at_retrieval_accuracy 0.9")
+
+
+def test_the_batch_decides_what_is_masked():
+    """Not what was drawn before it: a resumed run goes on as the uninterrupted one would have."""
+    tokenizer = toy_tokenizer()
+    rows = [{"input_ids": tokenizer("the plot was good and the cast was bad")["input_ids"]} for _ in range(4)]
+    rows[3] = {"input_ids": tokenizer("the cast was bad and the plot was good")["input_ids"]}
+
+    def masked(seed: int, chosen: list[int]) -> torch.Tensor:
+        torch.rand(1)
+        return MaskingCollator(tokenizer, 2, 0.3, seed)([rows[i] for i in chosen])["labels"]
+
+    assert (masked(1, [0, 1]) == masked(1, [0, 1])).all()
+    assert (masked(1, [0, 1]) != masked(2, [0, 1])).any()
+    assert (masked(1, [0, 1])[0] != masked(1, [0, 3])[0]).any()  # new neighbours, new masks
+
+
+def test_plain_text_is_text_whatever_the_model_was_before(tmp_path, go, tiny):
+    config = tiny(vocab_size=120, num_instances=2, max_position_embeddings=40)
+    PrumuxForTokenClassification(config).save_pretrained(tmp_path / "ner")
+    toy_tokenizer().save_pretrained(tmp_path / "ner")
+    record = run(
+        f"--setting mlm_pretraining --train_file {tmp_path / 'text.txt'} --model_path {tmp_path / 'ner'} --max_steps 2 "
+        f"--max_seq_length 16 --per_device_train_batch_size 16 --save_strategy no --disable_tqdm True --do_train "
+        f"--output_dir {tmp_path / 'lm'}".split()
+    )
+    assert (record["task"], record["main_metric"]) == ("text", "negative_mlm_loss")
+
+
+@pytest.mark.parametrize(
+    "limit", ["--max_train_samples -5", "--max_train_samples 0", "--max_eval_samples -1"]
+)
+def test_limits_below_one(go, limit):
+    with pytest.raises(UserError, match="give at least 1, or leave the limit out"):
+        go("retrieval_pretraining", f"--max_steps 2 {limit}")

@@ -391,3 +391,17 @@ def test_other_failures_while_saving_are_no_user_errors_and_spare_the_best_model
     with pytest.raises(ZeroDivisionError):
         save_atomically(best, lambda folder: 1 / 0)
     assert snapshot(tmp_path) == {"best/model.safetensors": b"good"}
+
+
+def test_half_a_character(refused, shape, tmp_path):
+    rows = '{"text": "good", "label": "a"}\n{"text": "bad \\ud800", "label": "b"}\n'
+    (tmp_path / "t.jsonl").write_text(rows)
+    line = refused(
+        f"--config_name {shape} --train_file {tmp_path / 't.jsonl'} --validation_file {tmp_path / 't.jsonl'}"
+    )
+    assert "item 2 holds half a character" in line
+
+
+def test_evaluation_alone_does_not_care_about_the_training_batch(multiplexed, tmp_path):
+    flags = f"--task_name toy --model_path {multiplexed} --max_eval_samples 8 --per_device_train_batch_size 3 --do_eval"
+    assert "accuracy" in run([*flags.split(), "--output_dir", str(tmp_path / "out")])["metrics"]
