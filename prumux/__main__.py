@@ -26,6 +26,9 @@ def _quickstart(arguments: argparse.Namespace) -> str:
     return f"{format_report(report)}\n{written}"
 
 
+FLOOR = "TF-IDF + logistic regression"  # what --floor is the score of
+
+
 def _report(arguments: argparse.Namespace) -> str:
     from prumux.reports.collect import collect, tasks_of
     from prumux.reports.figures import plot_frontier
@@ -34,6 +37,11 @@ def _report(arguments: argparse.Namespace) -> str:
     from prumux.reports.tables import format_table, markdown
     from prumux.reports.thresholds import threshold_cells
 
+    floor = arguments.floor
+    if floor is not None and not 0 <= floor <= 1:
+        raise UserError(f"--floor is {floor:g}, expected a fraction from 0 to 1 (0.82, not 82)")
+    if wrong := [path for path in arguments.plot or [] if not path.lower().endswith((".png", ".svg"))]:
+        raise UserError(f"--plot {wrong[0]}: expected a name that ends in .png or .svg")
     names = [arguments.task] if arguments.task else tasks_of(arguments.reports)
     tasks = {}
     for name in names:
@@ -47,10 +55,11 @@ def _report(arguments: argparse.Namespace) -> str:
             "Best speedup for an accuracy that must be kept (* the fastest):",
         ]
         parts.append(markdown(*threshold_cells(rows)))
+        parts += [] if floor is None else [f"{FLOOR}: {floor:.3f}"]
     text = "\n\n".join(parts)
     if arguments.plot and len(tasks) > 1:
         raise UserError(f"a plot shows one task, there are {', '.join(tasks)}: choose with --task")
-    floor = None if arguments.floor is None else ("TF-IDF + logistic regression", arguments.floor)
+    line = None if floor is None else (FLOOR, floor)
     written = []
     if arguments.markdown:
         with atomic_file(arguments.markdown) as temporary:
@@ -58,7 +67,7 @@ def _report(arguments: argparse.Namespace) -> str:
         written.append(arguments.markdown)
     for path in arguments.plot or []:
         ((task, (rows, metric)),) = tasks.items()
-        plot_frontier(rows, path, metric=metric, title=task, floor=floor)
+        plot_frontier(rows, path, metric=metric, title=task, floor=line)
         written.append(path)
     if arguments.csv:
         import pandas as pd
@@ -68,7 +77,7 @@ def _report(arguments: argparse.Namespace) -> str:
             table.to_csv(temporary, index=False)
         written.append(arguments.csv)
     if arguments.html:
-        written.append(str(write_page(tasks, arguments.html)))
+        written.append(str(write_page(tasks, arguments.html, line)))
     return text + (f"\nwritten: {', '.join(written)}" if written else "")
 
 

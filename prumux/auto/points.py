@@ -63,6 +63,9 @@ def read_points(paths: str | Path | Sequence[str | Path], tasks: Iterable[str] |
     _refuse_disagreement(points)
     check_fractions([(p.task, p.num_instances, p.sparsity, p.accuracy) for p in points])
     points = list({(p.task, *p.key): p for p in points}.values())
+    asked = None if tasks is None else {task.lower() for task in tasks}
+    chosen = [point for point in points if asked is None or point.task.lower() in asked]
+    points = chosen or points  # of none: what there is, for the message
     for task in sorted({point.task for point in points}):
         dense = next((point for point in points if point.task == task and point.key == (1, 0.0)), None)
         if dense is None:
@@ -100,7 +103,7 @@ def _from_tables(files: Sequence[Path]) -> list[Point]:
         try:
             table = pd.read_csv(
                 path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False,
-                encoding="utf-8-sig",
+                encoding="utf-8-sig", index_col=False,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise UserError(

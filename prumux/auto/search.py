@@ -69,7 +69,8 @@ class AutoPruMUX:
 
         Args:
             points: of one or more tasks, each with its dense row (1, 0).
-            throughput_task: whose throughputs stand for all tasks; default ``task`` itself.
+            throughput_task: whose PruMUX throughputs stand for all tasks (paper section 4.3; those of the dense model,
+                CoFi and DataMUX are the task's own where they were measured); default ``task`` itself.
             throughput_model: ``measured`` (exact at the measured points) or ``latency`` (from counts of operations).
 
         Raises:
@@ -85,8 +86,11 @@ class AutoPruMUX:
         self.points = points_of(points, task)
         self._timed = points_of(points, self.throughput_task)
         self._error: float | None = None
-        self.accuracy_model = self._accuracies(self.points)
-        self.throughput_model = self._kind(self._timed)
+        try:
+            self.accuracy_model = self._accuracies(self.points)
+            self.throughput_model = self._kind(self._timed)
+        except UserError as error:
+            raise UserError(f"{task}: {error}") from error
         self.baseline = self.points[1, 0.0]
 
     @classmethod
@@ -165,10 +169,18 @@ class AutoPruMUX:
             except OutOfRange:
                 if given:
                     raise
-        if not everything and (num_instances is not None or sparsity is not None):
-            raise OutOfRange(
-                "every candidate lies outside the measured points: give others, or --extrapolate"
-            )
+        reached = {(p.num_instances, p.sparsity) for p in everything}
+        for name, place, values in (("N", 0, num_instances), ("sparsity", 1, sparsity)):
+            lost = [
+                v
+                for v in values or ()
+                if not any(math.isclose(v, key[place], abs_tol=1e-6) for key in reached)
+            ]
+            if lost:
+                raise OutOfRange(
+                    f"every candidate with {name} = {lost[0]:g} lies outside the measured points: leave it out, or "
+                    "--extrapolate"
+                )
         within = best_within(everything, threshold, top)
         if not within:
             best = max((candidate.accuracy for candidate in everything), default=math.nan)
@@ -181,7 +193,7 @@ class AutoPruMUX:
     def _prediction(self, key: Key, extrapolate: bool) -> Prediction:
         point = self.points.get(key)
         try:
-            own = point is not None and self.throughput_task == self.task
+            own = point is not None and (self.throughput_task == self.task or point.method != "PruMUX")
             throughput = point.throughput if own and point else self.throughput(*key, extrapolate=extrapolate)
         except OutOfRange:
             if point is None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
+from prumux.reports.methods import shown_sparsity
 
 MAX_SPARSITY = 0.99
 _PRUNED = re.compile(r"_sparsity(?P<sparsity>\d*\.?\d+)_(?P<instances>\d+)(_.*)?$")
@@ -78,10 +79,10 @@ def locate(task: str, sparsity: float, num_instances: int, output_dir: str | Pat
     where = f"{shown(Path(output_dir) / task)}{os.sep}"
     unfinished = f"; {shown(wanted[0].path)} is of a run that hasn't finished (no run.json)" if wanted else ""
     there = ", ".join(
-        dict.fromkeys(f"sparsity {m.sparsity:.2f} N={m.num_instances}" for m in models if m.run)
+        dict.fromkeys(f"sparsity {shown_sparsity(m.sparsity)} N={m.num_instances}" for m in models if m.run)
     )
     raise UserError(
-        f"no model of {task} with sparsity {sparsity:.2f} and N={num_instances} in {where}{unfinished}; "
+        f"no model of {task} with sparsity {shown_sparsity(sparsity)} and N={num_instances} in {where}{unfinished}; "
         f"there is: {there or 'none'}. Train it: {training_command(task, sparsity, num_instances)}, "
         "or name one with --model PATH"
     )
@@ -108,7 +109,7 @@ def list_models(task: str, output_dir: str | Path = "out") -> list[FoundModel]:
 def training_command(task: str, sparsity: float, num_instances: int) -> str:
     """The script call that creates the model of a triple."""
     if sparsity > 0:
-        return f"bash scripts/run_PruMUX.sh {task} {sparsity:.2f} {num_instances}"
+        return f"bash scripts/run_PruMUX.sh {task} {shown_sparsity(sparsity)} {num_instances}"
     setting = "baseline" if num_instances == 1 else "finetuning"
     return f"bash scripts/run_glue.sh -N {num_instances} -s {setting} --task {task} --model_path MODEL"
 

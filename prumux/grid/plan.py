@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,10 +13,13 @@ from typing import Any
 import yaml
 
 from prumux.errors import UserError
+from prumux.evaluation.report import Settings
+from prumux.reports.methods import shown_sparsity
 from prumux.training.recipes import get_task_name, read_recipe, resolved
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAX_SPARSITY = 0.99
+SWITCHES = ("dynamic_padding", "compile")  # of evaluation.py: there or not
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Job:
     Attributes:
         name: unique, readable. script: run_glue.py or evaluation.py. argv: its arguments. result: the file that is
             there when it is done. needs: names of the jobs before it. task, num_instances: what it is about.
+        models: the run.json of each model that an evaluation is about.
     """
 
     name: str
@@ -67,10 +72,21 @@ class Job:
     needs: tuple[str, ...]
     task: str
     num_instances: int
+    models: tuple[Path, ...] = ()
 
     @property
     def done(self) -> bool:
-        return self.result.is_file()
+        """The result is there; of an evaluation, it is of this very command and no older than the models' records."""
+        if not self.result.is_file() or self.script != "evaluation.py":
+            return self.result.is_file()
+        try:
+            made = json.loads(self.result.read_text(encoding="utf-8"))["provenance"]["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        written = self.result.stat().st_mtime
+        return made == self.command() and not any(
+            model.is_file() and model.stat().st_mtime > written for model in self.models
+        )
 
     @property
     def trains(self) -> bool:
@@ -109,7 +125,14 @@ def read_grid(path: str | Path) -> GridConfig:
         raise UserError(f"the grid {path} has wrong keys ({wrong}): expected {', '.join(sorted(known))}")
     try:
         if isinstance(values["tasks"], list):
+            if odd := [task for task in values["tasks"] if not isinstance(task, str)]:
+                raise TypeError(f"tasks holds {odd[0]!r}, expected names")
             values["tasks"] = dict.fromkeys(values["tasks"])
+        if not isinstance(values["tasks"], dict):
+            raise TypeError(f"tasks is {values['tasks']!r}, expected a list of tasks or a mapping")
+        for task, data in values["tasks"].items():
+            if not isinstance(data, dict | None):
+                raise TypeError(f"{task} is {data!r}, expected keys such as data_dir")
         for name in ("output_dir", "recipe", "model", "config"):
             if name in values and not isinstance(values[name], str):
                 raise TypeError(f"{name} is {values[name]!r}, expected a path")
@@ -118,8 +141,11 @@ def read_grid(path: str | Path) -> GridConfig:
                 raise TypeError(f"{name} is {values[name]!r}, expected a mapping of flags to values")
         if not isinstance(values.get("in_one_run", False), bool):
             raise TypeError(f"in_one_run is {values['in_one_run']!r}, expected true or false")
+        named = [get_task_name(str(task)) for task in values["tasks"]]
+        if len(set(named)) < len(named):
+            raise ValueError("a task is there twice")
         values["tasks"] = {
-            get_task_name(str(task)): dict(data or {}) for task, data in values["tasks"].items()
+            name: dict(data or {}) for name, data in zip(named, values["tasks"].values(), strict=True)
         }
         for name, kind in (
             ("num_instances", int), ("sparsity", float), ("layers", int), ("layer_distill_version", int),
@@ -127,8 +153,8 @@ def read_grid(path: str | Path) -> GridConfig:
         ):  # fmt: skip
             if name in values:
                 given = values[name] if isinstance(values[name], list) else [values[name]]
-                values[name] = sorted({kind(value) for value in given})
-        values["alphas"] = [[float(a), float(b)] for a, b in values.get("alphas", [])]
+                values[name] = sorted({_number(name, value, kind) for value in given})
+        values["alphas"] = [_pair(pair) for pair in values.get("alphas", [])]
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the grid {path} has a value of a wrong kind ({error}): see configs/grids"
@@ -136,6 +162,18 @@ def read_grid(path: str | Path) -> GridConfig:
     grid = GridConfig(**values)
     _check(grid, path)
     return grid
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
+        raise ValueError(f"{name} holds {value!r}, expected {'whole numbers' if kind is int else 'numbers'}")
+    return kind(value)
+
+
+def _pair(pair: Any) -> list[float]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise TypeError(f"alphas holds {pair!r}, expected pairs such as [0.9, 0.1]")
+    return [float(value) for value in pair]
 
 
 def _check(grid: GridConfig, path: Path) -> None:
@@ -160,10 +198,14 @@ def _check(grid: GridConfig, path: Path) -> None:
         (grid.model is None) != (grid.config is None), "either model (weights) or config (random weights)"
     )
     require(all(layers >= 1 for layers in grid.layers), "layers from 1 on")
+    require(bool(grid.seeds and grid.layer_distill_version), "no empty list")
+    known = {setting.name for setting in fields(Settings)}
+    unknown = set(grid.evaluation) - known
     require(
-        bool(grid.seeds and grid.layer_distill_version),
-        "no empty list",
+        not unknown, f"of evaluation {', '.join(sorted(known))}, not {', '.join(sorted(map(str, unknown)))}"
     )
+    for name in SWITCHES:
+        require(isinstance(grid.evaluation.get(name, False), bool), f"true or false for {name}")
 
 
 def plan(grid: GridConfig) -> list[Job]:
@@ -180,7 +222,7 @@ def plan(grid: GridConfig) -> list[Job]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(
-            f"the grid gives two runs the folder of {twice}, which names the sparsity by two decimals and the weight "
+            f"the grid gives two runs the folder of {twice}, which names the sparsity by three decimals and the weight "
             "of layer distillation: give alphas of different first values and sparsities that differ there"
         )
     return jobs
@@ -283,7 +325,11 @@ class _Task:
                          *(f"{s:g}" for s in together), *tried]  # fmt: skip
                 jobs.append(self._train(name, n, flags, [teacher, "dense"]))
                 for target, (rate, rate_flags) in itertools.product(together, rates):
-                    start = self.folder / name / ("best" if target == last else f"sparsity{target:.2f}/best")
+                    start = (
+                        self.folder
+                        / name
+                        / ("best" if target == last else f"sparsity{shown_sparsity(target)}/best")
+                    )
                     tuned = f"{self._pruned_name(target, n, version, layer)}/FT-lr{rate:g}"
                     flags = [
                         "--setting",
@@ -310,7 +356,7 @@ class _Task:
             ) from error
 
     def _pruned_name(self, target: float, n: int, version: int, layer: float) -> str:
-        return f"PruMUX/{self.task}_sparsity{target:.2f}_{n}_{version}_{layer:g}"
+        return f"PruMUX/{self.task}_sparsity{shown_sparsity(target)}_{n}_{version}_{layer:g}"
 
     # ---- commands
 
@@ -349,6 +395,7 @@ class _Task:
         return Job(
             f"{self.prefix}evaluate {name}", "evaluation.py", tuple(argv), result,
             tuple(self.prefix + need for need in needs), self.task, n,
+            tuple(self.folder / need / "run.json" for need in needs),
         )  # fmt: skip
 
 
@@ -356,8 +403,8 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
     """``{name: value}`` as ``--name value``; for evaluation.py's switches ``true`` gives the name alone."""
     flags: list[str] = []
     for name, value in values.items():
-        if value is True and name in ("dynamic_padding", "compile"):
-            flags.append(f"--{name}")
+        if name in SWITCHES and isinstance(value, bool):
+            flags += [f"--{name}"] if value else []
         else:
             flags += [f"--{name}", str(value)]
     return flags

@@ -14,6 +14,7 @@ from prumux.reports.methods import FEWER_LAYERS, shown_sparsity
 
 STORE, TABLES = ".jsonl", (".csv", ".tsv")
 ACCURACY = "accuracy"
+SAME = 1e-3  # numbers of one model that differ by a smaller share agree: CSV files are rounded
 NEEDED = {"model", "method", "num_instances", "sparsity", "score", "speedup"}  # of an evaluation's row
 
 
@@ -38,7 +39,7 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
         raise UserError("no reports to join: name evaluation.json files, or a results store")
     stores = [path for path in paths if path.suffix.lower() == STORE]
     tables = [path for path in paths if path.suffix.lower() in TABLES]
-    rows = (_from_stores(stores, task) if stores else []) + (_from_points(tables) if tables else [])
+    rows = _joined(_from_stores(stores, task) if stores else [], _from_points(tables, task) if tables else [])
     for path in paths:
         if path not in stores and path not in tables:
             rows += _from_report(path, keep_baseline=not rows)
@@ -102,7 +103,31 @@ def _read(file: Path) -> dict[str, Any]:
     raise UserError(f"{file} is no evaluation report: expected a file that evaluation.py wrote")
 
 
-def _from_points(files: Sequence[Path]) -> list[dict[str, Any]]:
+def _joined(rows: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stores' rows and those of CSV files that say something new.
+
+    Raises:
+        UserError: two rows of one model disagree.
+    """
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["task"], row["method"], row["num_instances"], row["sparsity"]
+
+    known = {place(row): row for row in rows if row["method"] != FEWER_LAYERS}
+    for row in more:
+        other = known.get(place(row))
+        if other is None:
+            rows = [*rows, row]
+        elif any(abs(other[name] - row[name]) > SAME * abs(row[name]) for name in ("score", "speedup")):
+            raise UserError(
+                f"a results store and a CSV file disagree about {row['task']} {row['model']} (accuracy "
+                f"{other['score']:g} and {row['score']:g}, speedup {other['speedup']:g} and {row['speedup']:g}): keep "
+                "one of them"
+            )
+    return rows
+
+
+def _from_points(files: Sequence[Path], task: str | None = None) -> list[dict[str, Any]]:
     from prumux.auto.points import read_points
 
     return [
@@ -116,7 +141,7 @@ def _from_points(files: Sequence[Path]) -> list[dict[str, Any]]:
             "score": point.accuracy,
             "speedup": point.throughput,
         }
-        for point in read_points(files)
+        for point in read_points(files, None if task is None else [task])
     ]
 
 

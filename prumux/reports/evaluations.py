@@ -11,6 +11,13 @@ from prumux.errors import UserError
 from prumux.reports.methods import method_name
 from prumux.reports.store import read_lines
 
+OPTIONAL = (
+    "examples_per_second",
+    "train_seed",
+    "layers",
+    "parameters",
+    "ensemble",
+)  # numbers where they are there
 CONDITIONS = ("device", "dtype", "length", "engine")  # under which throughputs can be compared
 
 
@@ -47,6 +54,8 @@ def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, 
         raise UserError(f"{where}: no task is named, expected one such as SST-2")
     checked = row | {name: number(name) for name in ("num_instances", "sparsity", "accuracy", throughput)}
     checked |= {name: number(name, optional=True) for name in ("accuracy_std", "operations")}
+    for name in OPTIONAL:
+        number(name, optional=True)
     instances, sparsity = checked["num_instances"], checked["sparsity"]
     require(instances >= 1 and instances == int(instances), "num_instances", "a whole number from 1 on")
     require(0 <= sparsity < 1, "sparsity", "a share from 0 to below 1 (0.6, not 60)")
@@ -68,21 +77,28 @@ def newest_evaluations(
     """
     paths = [Path(path) for path in paths]
     where = ", ".join(map(str, paths))
+    asked = None if tasks is None else {task.lower() for task in tasks}
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in read_lines(paths):
         if line["kind"] != "evaluation" or line.get("accuracy") is None or line.get("speedup") is None:
             continue
-        line = check_values(f"{where}, an evaluation of {line.get('path')}", line, "speedup")
+        try:
+            line = check_values(f"{where}, an evaluation of {line.get('path')}", line, "speedup")
+        except UserError:
+            if asked is not None and str(line.get("task")).lower() not in asked:
+                continue
+            raise
         line["method"] = line.get("method") or method_name(line["num_instances"], line["sparsity"])
         line["ensemble"] = line.get("ensemble") or 1
         names = ("task", "method", "num_instances", "sparsity", "layers", "ensemble", "train_seed")
-        newest[tuple(line.get(name) for name in names)] = line
+        key = tuple(line.get(name) for name in names)
+        if key not in newest or _time(line) >= _time(newest[key]):
+            newest[key] = line
     if not newest:
         raise UserError(
             f"{where} has no evaluation with accuracy and speedup: run evaluation.py on the models first"
         )
     lines = list(newest.values())
-    asked = None if tasks is None else {task.lower() for task in tasks}
     for name in {line["task"] for line in lines if asked is None or line["task"].lower() in asked}:
         seen = {tuple(line.get(key) for key in CONDITIONS) for line in lines if line["task"] == name}
         if len(seen) > 1:
@@ -93,6 +109,12 @@ def newest_evaluations(
             )
     _check_unit(lines)
     return lines
+
+
+def _time(line: dict[str, Any]) -> str:
+    """When it was written, in ISO 8601 and UTC, which sorts as text; empty where nothing says it."""
+    made = line.get("provenance")
+    return str(made.get("time", "")) if isinstance(made, dict) else ""
 
 
 def _check_unit(rows: list[dict[str, Any]]) -> None:

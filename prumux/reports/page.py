@@ -22,17 +22,21 @@ footer { color: #666; font-size: 85%; margin-top: 2rem }
 """
 
 
-def write_page(tasks: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]], path: str | Path) -> Path:
+def write_page(
+    tasks: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]],
+    path: str | Path,
+    floor: tuple[str, float] | None = None,
+) -> Path:
     """Write the page.
 
     Args:
         tasks: name -> rows and the name of their score, as ``collect`` gives them.
-        path: the HTML file.
+        path: the HTML file. floor: as in ``plot_frontier``.
 
     Raises:
         UserError: the file can't be written.
     """
-    parts = [_section(task, rows, metric) for task, (rows, metric) in tasks.items()]
+    parts = [_section(task, rows, metric, floor) for task, (rows, metric) in tasks.items()]
     made = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     page = "\n".join([
@@ -47,9 +51,11 @@ def write_page(tasks: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]], pat
     return Path(path)
 
 
-def _section(task: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+def _section(
+    task: str, rows: Sequence[Mapping[str, Any]], metric: str, floor: tuple[str, float] | None
+) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        svg = plot_frontier(rows, Path(folder) / "frontier.svg", metric, title=task).read_text(
+        svg = plot_frontier(rows, Path(folder) / "frontier.svg", metric, title=task, floor=floor).read_text(
             encoding="utf-8"
         )
     svg = svg[svg.index("<svg") :]  # the XML declaration has no place inside a page
@@ -60,7 +66,8 @@ def _section(task: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
         f'<figure role="img" aria-label="speedup over {html.escape(metric)}, {html.escape(task)}">{svg}</figure>',
         "<p>Points are labelled (N, sparsity). Speedups are relative to the dense model, measured beside it.</p>",
         _table(header, cells), "<h3>Best speedup for an accuracy that must be kept</h3>", _table(best_header, best),
-        "<p>* the fastest method</p></section>",
+        "<p>* the fastest method</p>", "" if floor is None else f"<p>{html.escape(floor[0])}: {floor[1]:.3f}</p>",
+        "</section>",
     ])  # fmt: skip
 
 

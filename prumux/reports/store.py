@@ -79,20 +79,23 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"can't read {path} ({error}): expected a results store (runs.jsonl) or a CSV file"
             ) from error
-        found = 0
+        found, broken = 0, 0
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)
             except json.JSONDecodeError:
-                logger.warning(
-                    "%s: line %d is no whole JSON line (an interrupted run's): skipped", path, number
-                )
+                broken, last = broken + 1, number
                 continue
             if isinstance(value, dict) and "kind" in value:
                 found += 1
                 yield value
+        if found and broken:
+            more = f", and {broken - 1} more" if broken > 1 else ""
+            logger.warning(
+                "%s: line %d is no whole JSON line (an interrupted run's)%s: skipped", path, last, more
+            )
         if not found:
             raise UserError(f"{path} holds no results: expected a line of JSON per run, as runs.jsonl has")
 

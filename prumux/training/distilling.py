@@ -29,6 +29,7 @@ from prumux.pruning.gates import Gates
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.masks import Masks
 from prumux.pruning.snapping import evaluation_masks
+from prumux.reports.methods import shown_sparsity
 from prumux.training.folder import BEST
 from prumux.training.schedule import SparsitySchedule
 from prumux.training.teaching import Teaching
@@ -229,7 +230,7 @@ class DistillationTrainer(PrumuxTrainer):
         """The last target's model is in ``best``; those on the way in ``sparsity0.60/best`` and so on."""
         if self.distilled.gates is None or self._stage == len(self.targets) - 1:
             return super().best_dir
-        return super().best_dir.parent / f"sparsity{self.targets[self._stage]:.2f}" / BEST
+        return super().best_dir.parent / f"sparsity{shown_sparsity(self.targets[self._stage])}" / BEST
 
     def compute_loss(
         self,

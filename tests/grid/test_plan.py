@@ -87,6 +87,14 @@ def test_the_grids_that_come_with_the_project(path):
         ({"output_dir": 5}, "output_dir is 5, expected a path"),
         ({"tasks": [{"toy": {}}]}, "value of a wrong kind"),
         ({"in_one_run": "maybe"}, "expected true or false"),
+        ({"tasks": "toy"}, "tasks is 'toy', expected a list"),
+        ({"tasks": {"toy": "folder"}}, "toy is 'folder', expected keys such as data_dir"),
+        ({"tasks": ["toy", "TOY"]}, "a task is there twice"),
+        ({"alphas": [0.9, 0.1]}, r"alphas holds 0.9, expected pairs such as \[0.9, 0.1\]"),
+        ({"num_instances": [2.5]}, "num_instances holds 2.5, expected whole numbers"),
+        ({"seeds": [True]}, "seeds holds True, expected whole numbers"),
+        ({"evaluation": {"grouping": 5}}, "of evaluation .*num_groupings.*, not grouping"),
+        ({"evaluation": {"compile": "yes"}}, "true or false for compile"),
         ({"recipe": "missing.yaml"}, "can't read the recipe"),
     ],
 )
@@ -138,3 +146,10 @@ def test_a_recipe_may_say_something_else_of_each_number_of_instances(tmp_path):
 
 def test_tasks_are_spelled_as_evaluation_spells_them(tmp_path):
     assert list(read_grid(written(tmp_path, tasks=["sst2", "Mine"])).tasks) == ["SST-2", "Mine"]
+
+
+def test_a_third_decimal_has_a_folder_of_its_own_and_switches_may_be_off(tmp_path):
+    """Auto-PruMUX suggests sparsities between the measured ones."""
+    jobs = plan(read_grid(written(tmp_path, sparsity=[0.9, 0.925], evaluation={"dynamic_padding": False})))
+    assert any(job.name.startswith("toy/PruMUX/toy_sparsity0.925_") for job in jobs)
+    assert not any("dynamic_padding" in part for job in jobs for part in job.argv)

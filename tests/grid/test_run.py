@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from prumux.errors import UserError
 from prumux.grid import run
 from prumux.grid.plan import PROJECT, Job
 from prumux.grid.run import describe, pick, run_jobs, write_slurm
+from prumux.training.folder import computing_flags
+from prumux.training.parsing import parse_arguments
 
 SCRIPT = (
     "import pathlib, sys; sys.exit(1) if sys.argv[1] == 'fail' else pathlib.Path(sys.argv[1]).write_text('x')"
@@ -121,3 +125,102 @@ def test_the_toy_grid_then_auto_and_report(tmp_path):
     assert json.loads((tmp_path / "auto.json").read_text())["predictions"]
     main(["report", str(store), "--html", str(tmp_path / "page.html")])
     assert Path(tmp_path / "page.html").is_file()
+
+
+def evaluation(folder: Path, made: str | None = None) -> Job:
+    argv = ("toy", "--json", str(folder / "e.json"))
+    job = Job("evaluate", "evaluation.py", argv, folder / "e.json", (), "toy", 1, (folder / "run.json",))
+    if made is not None:
+        (folder / "e.json").write_text(json.dumps({"provenance": {"command": made}}))
+    return job
+
+
+def test_an_evaluation_is_done_by_the_same_command_and_after_its_model(tmp_path):
+    assert not evaluation(tmp_path).done
+    command = evaluation(tmp_path).command()
+    assert evaluation(tmp_path, command).done
+    assert not evaluation(tmp_path, command + " --num_groupings 5").done
+    job = evaluation(tmp_path, command)
+    (tmp_path / "run.json").write_text("{}")
+    os.utime(tmp_path / "run.json", (2e9, 2e9))  # trained again
+    assert not job.done
+    (tmp_path / "e.json").write_text("half a li")
+    assert not job.done
+
+
+def training(folder: Path, *flags: str) -> Job:
+    argv = ("--setting", "baseline", "--task_name", "toy", *flags, "--output_dir", str(folder / "dense"))
+    return Job("toy/dense", "run_glue.py", argv, folder / "dense" / "run.json", (), "toy", 1)
+
+
+def test_a_finished_run_with_other_arguments_is_not_this_grids(tmp_path):
+    job = training(tmp_path, "--seed", "57")
+    job.result.parent.mkdir()
+    wanted = computing_flags(job.argv, parse_arguments(list(job.argv)).recipe)
+    job.result.write_text(json.dumps({"arguments": wanted}))
+    assert run_jobs([job], tmp_path).skipped == ["toy/dense"]
+    with pytest.raises(UserError, match=r"toy/dense: .*holds a run with other arguments.*remove that folder"):
+        run_jobs([training(tmp_path, "--seed", "58")], tmp_path)
+
+
+def test_wrong_flags_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match=r"toy/dense: .*num_train_epoch"):
+        run_jobs([training(tmp_path, "--num_train_epoch_s", "2")], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file: choose another folder"):
+        run_jobs([], tmp_path / "file")
+
+
+def test_without_gpus_evaluations_come_last_and_alone(tmp_path, monkeypatch):
+    """Each stub writes when it began and ended; the evaluations overlap with nothing."""
+    code = "import sys, time; a = time.time(); time.sleep(.3); open(sys.argv[1], 'w').write(f'{a} {time.time()}')"
+    for script in ("run_glue.py", "evaluation.py"):
+        (tmp_path / script).write_text(code)
+    monkeypatch.setattr(run, "PROJECT", tmp_path)
+    monkeypatch.setattr(run, "_gpus", list)
+    monkeypatch.setattr(run, "check_arguments", lambda _: None)
+    monkeypatch.setattr(Job, "done", property(lambda job: job.result.is_file()))
+    names = ["train_1", "evaluate_1", "train_2", "evaluate_2"]
+    jobs = [
+        Job(name, "run_glue.py" if "train" in name else "evaluation.py", (str(tmp_path / name),), tmp_path / name,
+            ("train_" + name[-1],) if "evaluate" in name else (), "toy", 1)
+        for name in names
+    ]  # fmt: skip
+    assert len(run_jobs(jobs, tmp_path / "out", 2).finished) == 4
+    times = {name: tuple(map(float, (tmp_path / name).read_text().split())) for name in names}
+    first, second = sorted(times[name] for name in names if "evaluate" in name)
+    assert max(times["train_1"][1], times["train_2"][1]) <= first[0]
+    assert first[1] <= second[0]
+
+
+def test_a_terminated_grid_ends_its_jobs_and_one_job_runs_once(tmp_path, monkeypatch):
+    (tmp_path / "job.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "with open(sys.argv[1] + '.pid', 'a') as file: file.write(f'{os.getpid()} ')\n"
+        "time.sleep(60)"
+    )
+    script = (
+        "import pathlib, sys; from prumux.grid import run; from prumux.grid.plan import Job\n"
+        f"run.PROJECT = pathlib.Path({str(tmp_path)!r})\n"
+        f"path = {str(tmp_path / 'result')!r}\n"
+        f"job = Job('a', 'job.py', (path,), pathlib.Path(path), (), 'toy', 1)\n"
+        f"run.run_jobs([job], {str(tmp_path / 'out')!r})"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    pids = tmp_path / "result.pid"
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE)
+
+    grid = start()
+    deadline = time.monotonic() + 60
+    while not pids.exists() or not pids.read_text().strip():
+        assert grid.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = start()
+    assert b"a is running already" in second.communicate(timeout=60)[1]
+    grid.send_signal(signal.SIGTERM)
+    grid.communicate(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pids.read_text()), 0)
