@@ -145,3 +145,35 @@ def test_the_papers_names():
     assert [method_name(*key) for key in ((1, 0), (1, 0.6), (2, 0), (2, 0.6))] == [
         "dense", "CoFi", "DataMUX", "PruMUX",
     ]  # fmt: skip
+
+
+def test_other_tasks_do_not_stand_in_the_way_of_the_one_that_is_named(tmp_path):
+    table = written(tmp_path, HEADER + DENSE + "U,2,0.6,0.8,3\n")  # without its dense model
+    assert [point.task for point in read_points(table, ["A"])] == ["A"]
+    with pytest.raises(UserError, match="U has no row of the dense model"):
+        read_points(table)
+    store = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, store)
+    append("evaluation", line(float("nan"), 1.0, 1, 1, 0) | {"task": "U"}, 0, store)
+    assert [point.task for point in read_points(store, ["a"])] == ["A"]
+    with pytest.raises(UserError, match="accuracy is nan, expected a number"):
+        read_points(store)
+
+
+def test_the_newest_evaluation_whatever_the_order_of_the_files(tmp_path):
+    stores = [tmp_path / "new.jsonl", tmp_path / "old.jsonl"]
+    for store, accuracy, year in zip(stores, (0.8, 0.7), (2026, 2025), strict=True):
+        row = {
+            "kind": "evaluation",
+            **line(accuracy, 1.0, 1, 1, 0),
+            "provenance": {"time": f"{year}-01-01T00:00:00"},
+        }
+        store.write_text(json.dumps(row) + "\n")
+    assert read_points(stores)[0].accuracy == read_points(stores[::-1])[0].accuracy == 0.8
+
+
+@pytest.mark.parametrize("change", [{"train_seed": [1]}, {"examples_per_second": "30 ex"}, {"layers": {}}])
+def test_values_of_a_wrong_kind(tmp_path, change):
+    append("evaluation", line(0.9, 1.0, 1, 1, 0) | change, 0, tmp_path / "runs.jsonl")
+    with pytest.raises(UserError, match=f"{next(iter(change))} is .*, expected a number"):
+        read_points(tmp_path / "runs.jsonl")

@@ -248,3 +248,26 @@ def test_counted_operations_make_the_latency_model_exact():
 def test_a_train_sparsity_that_was_not_measured():
     with pytest.raises(UserError, match=r"--train_sparsity 0.61 was not measured"):
         AutoPruMUX(grid(), "A").hit_rate(train_sparsity=[0.61])
+
+
+def test_own_measurements_stay_beside_another_tasks_throughputs():
+    """Paper section 4.3: those of CoFi and DataMUX models are measured, those of PruMUX are the other task's."""
+    faster = [Point("B", *p.key, p.accuracy, 2 * p.throughput if p.key != (1, 0.0) else 1.0) for p in grid()]
+    found = {
+        (p.num_instances, p.sparsity): p.throughput
+        for p in AutoPruMUX(grid(task="A") + faster, "A", throughput_task="B").predict(100, 1000)
+    }
+    for point in grid():
+        assert found[point.key] == pytest.approx(point.throughput * (2 if point.method == "PruMUX" else 1))
+
+
+@pytest.mark.parametrize("axis", [{"num_instances": [2, 20]}, {"sparsity": [0.6, 0.97]}])
+def test_a_named_candidate_is_never_left_out_silently(axis):
+    with pytest.raises(OutOfRange, match=r"every candidate with (N = 20|sparsity = 0.97) lies outside"):
+        AutoPruMUX(grid(), "A").predict(3, **axis)
+    assert AutoPruMUX(grid(), "A").predict(100, extrapolate=True, **axis)
+
+
+def test_too_few_points_name_their_task():
+    with pytest.raises(UserError, match="A: too few results to fit"):
+        AutoPruMUX(grid(keys=[(1, 0.0)]), "A")

@@ -9,6 +9,7 @@ import pytest
 from prumux import UserError
 from prumux.__main__ import main
 from prumux.reports.collect import collect
+from prumux.reports.store import append
 
 
 def write(path, task: str, name: str, speedup: float):
@@ -46,3 +47,55 @@ def test_what_is_no_report_is_named(tmp_path):
     mixed = [write(tmp_path / "a.json", "toy", "m", 2.0), write(tmp_path / "b.json", "SST-2", "m", 2.0)]
     with pytest.raises(UserError, match=r"different tasks \(SST-2, toy\)"):
         collect(mixed)
+
+
+def test_a_store_and_a_table_of_the_same_models(tmp_path):
+    store, table = tmp_path / "runs.jsonl", tmp_path / "points.csv"
+    for n, s, accuracy, speedup in ((1, 0.0, 0.9, 1.0), (2, 0.6, 0.8123, 4.5)):
+        fields = {"task": "T", "num_instances": n, "sparsity": s, "accuracy": accuracy, "speedup": speedup}
+        append("evaluation", fields, 0, store)
+    header = "task,num_instances,sparsity,accuracy,throughput\n"
+    table.write_text(header + "T,1,0,0.9,1\nT,2,0.6,0.812,4.5\nT,5,0.6,0.7,9\n")
+    assert [(row["num_instances"], row["score"]) for row in collect([store, table])[0]] == [
+        (1, 0.9),
+        (2, 0.8123),
+        (5, 0.7),
+    ]
+    table.write_text(header + "T,1,0,0.9,1\nT,2,0.6,0.7,4.5\n")
+    with pytest.raises(UserError, match="disagree about T PruMUX"):
+        collect([store, table])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--floor 82", "expected a fraction"),
+        ("--floor nan", "expected a fraction"),
+        ("--plot x.pdf", "ends in .png or .svg"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path, capsys, flags, message):
+    file, page = write(tmp_path / "a.json", "toy", "m", 2.0), tmp_path / "report.md"
+    page.write_text("good")
+    with pytest.raises(SystemExit):
+        main(["report", file, "--markdown", str(page), *flags.split()])
+    assert message in capsys.readouterr().err
+    assert page.read_text() == "good"
+
+
+def test_the_floor_is_in_tables_and_page(tmp_path):
+    file = write(tmp_path / "a.json", "toy", "m", 2.0)
+    main(
+        [
+            "report",
+            file,
+            "--floor",
+            "0.823",
+            "--markdown",
+            str(tmp_path / "a.md"),
+            "--html",
+            str(tmp_path / "a.html"),
+        ]
+    )
+    for name in ("a.md", "a.html"):
+        assert "TF-IDF + logistic regression: 0.823" in (tmp_path / name).read_text(encoding="utf-8")
