@@ -182,22 +182,26 @@ class GaussianAttention(GaussianHadamard):
         groups, _, length, width = embedded.shape
         dense = LayerMasks(True, True)
         rows = embedded.flatten(0, 1)  # (G * N, L, D)
-        mask = None if attended is None else _somewhere(attended.flatten(0, 1))[:, None, None]
+        mask = None
+        if (
+            attended is not None
+        ):  # a filled row to its first token: padding must not change what it adds to the mean
+            first = torch.arange(length, device=attended.device) == 0
+            mask = _somewhere(attended.flatten(0, 1), first)[:, None, None]
         context = (self.rows(rows, mask, dense, stream) + rows).view_as(embedded)
         turned = (context * self.vectors[:, None]).transpose(1, 2).flatten(0, 1)  # (G * L, N, D)
         if attended is not None:
-            mask = _somewhere(attended.transpose(1, 2).flatten(0, 1))[:, None, None]
+            every = attended.new_ones(
+                attended.shape[1]
+            )  # the instances at a position without tokens, as the authors do
+            mask = _somewhere(attended.transpose(1, 2).flatten(0, 1), every)[:, None, None]
         mixed = self.across(turned, mask, dense, stream) + turned
         return mixed.mean(1).view(groups, length, width) * self.gain
 
 
-def _somewhere(attended: Tensor) -> Tensor:
-    """bool [X, Y] with the rows that attend to nothing attending to the first place, as a softmax needs one.
-
-    Not to every place: what a filled row adds to the mean would then depend on the padding.
-    """
-    first = torch.arange(attended.shape[-1], device=attended.device) == 0
-    return attended | (first & ~attended.any(-1, keepdim=True))
+def _somewhere(attended: Tensor, places: Tensor) -> Tensor:
+    """bool [X, Y] with the rows that attend to nothing attending to ``places`` (bool [Y]), as a softmax needs some."""
+    return attended | (places & ~attended.any(-1, keepdim=True))
 
 
 MULTIPLEXERS: dict[str, type[Multiplexer]] = {
