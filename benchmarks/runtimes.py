@@ -73,9 +73,10 @@ class Bench:
         if self.args.model:
             from prumux.evaluation.load import load_model
 
-            model = load_model(self.args.model).model
-            for dtype in self.args.dtype:
-                found.append(self.ours(model, None, dtype, "trained"))
+            for folder in self.args.model:
+                model = load_model(folder).model
+                for dtype in self.args.dtype:
+                    found.append(self.ours(model, None, dtype, folder))
             return found
         for instances in self.args.num_instances:
             for sparsity in self.args.sparsity:

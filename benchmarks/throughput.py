@@ -44,7 +44,12 @@ def parse() -> argparse.Namespace:
     add(
         "--structure", metavar="JSON", help="a configuration in place of configs/structures/bert_base_sS.json"
     )
-    add("--model", metavar="FOLDER", help="a trained model in place of a structure with random weights")
+    add(
+        "--model",
+        nargs="+",
+        metavar="FOLDER",
+        help="trained models in place of structures with random weights",
+    )
     add(
         "--dtype",
         nargs="+",

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from prumux import PrumuxConfig, PrumuxForSequenceClassification
+from prumux.data.toy import toy_tokenizer
+
 PROJECT = Path(__file__).resolve().parents[2]
 TOY = str(PROJECT / "configs" / "models" / "toy.json")
 
@@ -48,6 +51,23 @@ def test_throughput(call, tmp_path):
         assert row["wall"]["examples_per_second"] > 0
         assert row["name"] in printed
     assert report["provenance"]["versions"]
+
+
+def test_throughput_of_trained_models_side_by_side(call, tmp_path):
+    for n in (1, 2):
+        config = PrumuxConfig(**json.loads(Path(TOY).read_text()), num_instances=n)
+        PrumuxForSequenceClassification(config).save_pretrained(tmp_path / str(n))
+        toy_tokenizer().save_pretrained(tmp_path / str(n))
+    folders = [str(tmp_path / str(n)) for n in (1, 2)]
+    printed, report = call(
+        "throughput", "--dense", TOY, "--model", *folders, "--dtype", "float32", "--against", "hf", "--engine",
+        "eager", "--length", "8", "--batch", "2", "--repeats", "2", "--seconds", "0.01", "--no_wall",
+    )  # fmt: skip
+    assert [(row["name"], row["num_instances"]) for row in report["rows"][2:]] == [
+        (folders[0], 1),
+        (folders[1], 2),
+    ]
+    assert folders[1] in printed
 
 
 def test_training_step(call):
