@@ -24,9 +24,11 @@ def put_side_by_side(model: PrumuxModel, narrow: PrumuxModel) -> None:
         narrow: without multiplexing, with as many layers, and at most the units of a share.
 
     Raises:
-        ValueError: multiplexing vectors that overlap or are not 0 and 1, or a ``narrow`` that doesn't fit.
+        ValueError: one instance, vectors that overlap or are not 0 and 1, or a ``narrow`` that doesn't fit.
     """
     copies = model.config.num_instances
+    if copies == 1:
+        raise ValueError("one instance has nobody beside it: give --num_instances 2 or more")
     vectors = None if model.multiplexer is None else model.multiplexer.vectors
     if vectors is None or vectors.dim() != 2 or not bool(((vectors != 0).sum(0) == 1).all()):
         raise ValueError(
@@ -58,9 +60,9 @@ def _tables(model: PrumuxModel) -> list[nn.Embedding]:
 
 def _shares(sizes: list[int], units: int, what: str) -> Places:
     if units > min(sizes):
+        remedy = f"prune with --narrow_for {len(sizes)}" if min(sizes) else "give a smaller --num_instances"
         raise ValueError(
-            f"copies of {what} {units} don't fit: {min(sizes)} is the most of {len(sizes)} side by side; prune with "
-            f"--narrow_for {len(sizes)}"
+            f"copies of {what} {units} don't fit: {min(sizes)} is the most of {len(sizes)} side by side; {remedy}"
         )
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [torch.arange(start, start + units) for start in starts]

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,16 +76,18 @@ class Latency(Cost):
         return later + (1 - later) * self._read
 
     @staticmethod
-    def is_of(path: Path, *, length: int, device: torch.device, dtype: torch.dtype) -> bool:
-        """Is there a table, measured under these conditions (a broken one is left to :meth:`read`)."""
+    def is_of(
+        path: Path, config: PrumuxConfig, *, length: int, device: torch.device, dtype: torch.dtype
+    ) -> bool:
+        """Is there a table for this encoder under these conditions (a broken one is left to :meth:`read`)."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            made = fields["length"], fields["device"], fields["dtype"]
+            made = {name: fields.get(name) for name in _conditions(config, length, device, dtype)}
         except OSError:
             return False
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, AttributeError):
             return True
-        return made == (length, str(device), str(dtype))
+        return made == _conditions(config, length, device, dtype)
 
     @classmethod
     def read(cls, config: PrumuxConfig, path: Path, read: float = 1.0) -> Latency:
@@ -125,9 +128,8 @@ def measure(
     config: PrumuxConfig, *, length: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, object]:
     """Time single blocks of the encoder at several sizes on ``device``; seconds, medians."""
-    widths = _sizes(config.hidden_size, WIDTHS)
-    heads = sorted({1, 2, *_sizes(config.num_attention_heads, (0.25, 0.5, 1.0))})
-    inner = _sizes(config.intermediate_size, INNER)
+    conditions = _conditions(config, length, device, dtype)
+    widths, heads, inner = (conditions[axis] for axis in ("widths", "heads", "inner"))
     groups = max(1, TOKENS // length)
     common = {"layer_norm_eps": config.layer_norm_eps, "dropout": 0.0}
     dense = LayerMasks(True, True)
@@ -156,10 +158,24 @@ def measure(
             row.append(timed(functools.partial(_ffn, first, last, x)))
         ffn.append(row)
     progress.close()
+    return {**conditions, "tokens": groups * length, "attention": attention, "ffn": ffn}
+
+
+def _conditions(
+    config: PrumuxConfig, length: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What a table depends on; the sizes are the unpruned encoder's."""
     return {
-        "widths": widths, "heads": heads, "inner": inner, "attention": attention, "ffn": ffn,
-        "length": length, "tokens": groups * length, "device": str(device), "dtype": str(dtype),
-    }  # fmt: skip
+        "widths": _sizes(config.dense_hidden_size, WIDTHS),
+        "heads": sorted({1, 2, *_sizes(config.num_attention_heads, (0.25, 0.5, 1.0))}),
+        "inner": _sizes(config.intermediate_size, INNER),
+        "head_dim": config.head_dim,
+        "hidden_act": config.hidden_act,
+        "length": length,
+        "device": str(device),
+        "dtype": str(dtype),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _ffn(first: Intermediate, last: ResidualOutput, x: Tensor) -> Tensor:

@@ -89,17 +89,24 @@ class ScoreGates(Gates):
     def observe(self, loss: Tensor) -> None:
         if self._leaves:
             leaves, self._leaves = self._leaves, {}
-            self.add(leaves.keys(), torch.autograd.grad(loss, list(leaves.values()), retain_graph=True))
+            gradients = torch.autograd.grad(
+                loss, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+            )  # a family of which nothing is left is not used
+            self.add(leaves.keys(), gradients)
         self.steps += 1
 
     @torch.no_grad()
     def add(self, families: Iterable[str], gradients: Iterable[Tensor]) -> None:
-        """Take ``dL/dz`` of one batch into the running mean."""
+        """Take ``dL/dz`` of one batch into the running mean.
+
+        In a block of which nothing is left no unit has a gradient: they keep their scores.
+        """
         self.looks += 1
         weight = max(1 - DECAY, 1 / int(self.looks))
         for family, gradient in zip(families, gradients, strict=True):
             score = self.score(family)
-            score += weight * (gradient.abs().to(score) - score)
+            alive = self.get_buffer(f"mask_{family}").any(-1, keepdim=True)
+            score += weight * alive * (gradient.abs().to(score) - score)
 
     @torch.no_grad()
     def deterministic(self, shift: float | None = None) -> Masks:
@@ -120,10 +127,13 @@ class ScoreGates(Gates):
     def penalty(self, target: float) -> tuple[Tensor, Tensor]:
         """No term in the loss: the structure itself is moved to ``target``."""
         if int(self.steps) % LOOK_EVERY == 0 and int(self.looks):
-            low, _ = bracket(self, target)
-            for family, mask in self.deterministic(low).items():
+            for family, mask in self.deterministic(self._shift(target)).items():
                 self.get_buffer(f"mask_{family}").copy_(mask)
         return torch.zeros(()), self.expected_sparsity()
+
+    def _shift(self, target: float) -> float:
+        """The largest structure that is sparser than ``target``."""
+        return bracket(self, target)[0]
 
     def schedule(self, share: float) -> float:
         return 1 - (1 - share) ** 3
@@ -142,7 +152,17 @@ class UniformGates(ScoreGates):
         """Sparsity of the largest structure of which ``copies`` fit into the dense encoder side by side.
 
         The smallest share of the residual stream counts, see ``BinaryHadamard``.
+
+        Raises:
+            ValueError: fewer heads or dimensions than copies.
         """
+        for what, units in zip(
+            ("heads", "FFN dimensions", "hidden dimensions"), self.sizes.values(), strict=True
+        ):
+            if units[-1] < copies:
+                raise ValueError(
+                    f"{copies} copies don't fit side by side: the encoder has {units[-1]} {what}"
+                )
         width = self.config.hidden_size
         last = width - (copies - 1) * math.ceil(width / copies)
         return self.cost.removed(self._uniform((last if last > 0 else width // copies) / width))
@@ -150,6 +170,10 @@ class UniformGates(ScoreGates):
     @torch.no_grad()
     def deterministic(self, shift: float | None = None) -> Masks:
         return self.masks() if shift is None else self._uniform(1 / (1 + math.exp(-shift)))
+
+    def _shift(self, target: float) -> float:
+        """``target`` is the sparsity of a structure of this kind: that one."""
+        return bracket(self, target)[1]
 
     def _uniform(self, share: float) -> Masks:
         masks = {}

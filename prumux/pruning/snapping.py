@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from prumux.pruning.masks import Masks
 
 SHIFT_RANGE = 30.0  # log alpha plus or minus this keeps everything or removes everything
 BISECTIONS = 40
+Unit = tuple[
+    str, tuple[Any, ...]
+]  # family, and where in its mask: indices, or tensors of them for several at once
 
 
 def evaluation_masks(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> tuple[Masks, bool]:
@@ -45,9 +49,11 @@ def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Mask
         )
     low, high = bracket(gates, target, multiple)
     masks = rounded(gates, gates.deterministic(high), multiple)
-    if multiple > 1:
-        masks = _without_runs(gates, masks, target - epsilon / 2, multiple)
-    order = _removal_order(gates, masks, gates.deterministic(low)) if multiple == 1 else []
+    order: list[Unit]
+    if multiple == 1:
+        order = _removal_order(gates, masks, gates.deterministic(low))
+    else:
+        order = _runs(gates, masks, multiple)
     for unit in order:
         reached = gates.cost.removed(masks)
         if target - epsilon <= reached and (reached >= target or abs(reached - target) <= epsilon / 2):
@@ -103,25 +109,29 @@ def rounded(gates: Gates, masks: Masks, multiple: int) -> Masks:
     return Masks(**values)
 
 
-def _without_runs(gates: Gates, masks: Masks, least: float, multiple: int) -> Masks:
-    """Remove FFN dimensions, ``multiple`` of a layer at a time, until the share ``least`` is gone."""
-    if masks.intermediate is None:
-        return masks
-    worth = gates.importance("intermediate")
-    while gates.cost.removed(masks) < least:
-        inner = masks.intermediate
-        ranked = torch.where(inner != 0, worth, torch.inf).sort(dim=1)
-        last = ranked.values[:, :multiple].sum(1)  # infinite where fewer are left
-        if bool(last.min().isinf()):
-            break
-        layer = int(last.argmin())
-        inner = inner.clone()
-        inner[layer, ranked.indices[layer, :multiple]] = 0.0
-        masks = Masks(**dict(masks.items()) | {"intermediate": inner})
-    return masks
+def _runs(gates: Gates, masks: Masks, multiple: int) -> list[Unit]:
+    """What to try to remove where sizes come in multiples: FFN dimensions of a layer, ``multiple`` at a time, least
+    important first, then heads, last hidden dimensions, of which one multiple must stay.
+    """
+    order: list[Unit] = []
+    for family in ("intermediate", "head", "hidden"):
+        if (mask := getattr(masks, family)) is None:
+            continue
+        worth = torch.where(mask != 0, gates.importance(family), torch.inf)
+        step = 1 if family == "head" else multiple
+        found: list[tuple[float, Unit]] = []
+        for row, ranked in enumerate(worth.view(-1, worth.shape[-1]).sort(dim=1).indices):
+            values = worth.view(-1, worth.shape[-1])[row, ranked]
+            for start in range(0, int(values.isfinite().sum()) - step + 1, step):
+                places = ranked[start : start + step]
+                index = (places,) if worth.dim() == 1 else (torch.tensor(row), places)
+                found.append((values[start : start + step].sum().item(), (family, index)))
+        found.sort(key=lambda item: item[0])
+        order += [unit for _, unit in (found[:-1] if family == "hidden" else found)]
+    return order
 
 
-def _removal_order(gates: Gates, kept: Masks, sparser: Masks) -> list[tuple[str, tuple[int, ...]]]:
+def _removal_order(gates: Gates, kept: Masks, sparser: Masks) -> list[Unit]:
     """Units to try to remove, least important first.
 
     First those that the shift on the sparser side of the target removes, then all fine units, last the hidden
@@ -145,9 +155,7 @@ def _removal_order(gates: Gates, kept: Masks, sparser: Masks) -> list[tuple[str,
     return [(family, index) for _, family, index in order]
 
 
-def _exchange(
-    gates: Gates, masks: Masks, order: list[tuple[str, tuple[int, ...]]], target: float, epsilon: float
-) -> Masks | None:
+def _exchange(gates: Gates, masks: Masks, order: list[Unit], target: float, epsilon: float) -> Masks | None:
     """Remove one unit more than fits and give FFN dimensions back, the most important first; ``None``: no luck.
 
     Small models need it: what is left after the FFN dimensions are gone may be too coarse for the gap.
@@ -179,7 +187,7 @@ def _exchange(
     return None
 
 
-def _without(masks: Masks, unit: tuple[str, tuple[int, ...]]) -> Masks:
+def _without(masks: Masks, unit: Unit) -> Masks:
     family, index = unit
 
     def zeroed(value: Tensor) -> Tensor:

@@ -154,7 +154,8 @@ class DistillationTrainer(PrumuxTrainer):
         self.add_callback(_EvaluateStages(self))
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
-        self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states)
+        precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
+        self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states, precision)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)
@@ -189,16 +190,27 @@ class DistillationTrainer(PrumuxTrainer):
         )
 
     def check_schedule(self) -> None:
-        """Refuse a schedule that ends before the gates are used.
+        """Refuse a schedule that ends before the gates are used, or in which a target's model would be lost.
 
         Raises:
-            UserError: pre-pruning finetuning takes all the steps.
+            UserError: pre-pruning finetuning takes all steps, fewer steps than targets, two targets with one folder.
         """
         pruning, schedule = self.settings.pruning, self.schedule
         if schedule.start >= schedule.steps:
             raise UserError(
                 f"--prepruning_finetune_epochs {pruning.prepruning_finetune_epochs:g} takes all {schedule.steps} steps "
                 "of the training: give less of it or a larger --num_train_epochs"
+            )
+        if schedule.steps - schedule.start < len(self.targets):
+            raise UserError(
+                f"{len(self.targets)} targets in {schedule.steps - schedule.start} steps of pruning: give fewer "
+                "--target_sparsity or a larger --num_train_epochs"
+            )
+        names = [shown_sparsity(target) for target in self.targets]
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"--target_sparsity {' '.join(f'{t:g}' for t in self.targets)}: two of them would share the folder "
+                f"sparsity{max(names, key=names.count)}: leave one out"
             )
         if schedule.start + schedule.warmup > schedule.end(0):
             logger.warning(

@@ -15,6 +15,7 @@ from prumux.files import set_aside, temporary
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
 BEST = "best"  # the model that the run is for
+LATENCY_FILE = "latency.json"  # times of the encoder's blocks, where the target is a speedup
 # Flags that don't change what a run computes: a run may be continued with other values of these.
 FREE_FLAGS = (
     "output_dir",
@@ -88,7 +89,7 @@ def finished(output: Path, wanted: list[str]) -> dict[str, Any] | None:
 
 def clear(output: Path) -> None:
     """Delete what a run writes, and nothing else."""
-    for path in (output / RUN_FILE, output / STARTED_FILE):
+    for path in (output / RUN_FILE, output / STARTED_FILE, output / LATENCY_FILE):
         path.unlink(missing_ok=True)
     for folder in (
         *output.glob("checkpoint-*"),

@@ -117,6 +117,12 @@ def _check(values: Any) -> None:
     require(speedup is None or 1 <= speedup <= MAX_SPEEDUP, "target_speedup", f"1 to {MAX_SPEEDUP} times")
     copies = values.narrow_for
     require(copies is None or copies >= 2, "narrow_for", "2 or more copies")
+    require(copies is None or values.setting == "pruning", "narrow_for", "nothing outside --setting pruning")
+    require(
+        not values.separate_instances or values.setting not in PRETRAINING,
+        "separate_instances",
+        f"False with --setting {values.setting}: copies side by side are told apart without it",
+    )
     require(
         copies is None or ((n or 1) == 1 and speedup is None),
         "narrow_for",
@@ -125,7 +131,7 @@ def _check(values: Any) -> None:
     require(values.round_to >= 1, "round_to", "a whole number of at least 1")
     require(0 < values.sparsity_epsilon < 1, "sparsity_epsilon", "a share between 0 and 1")
     require(0 < values.droprate_init < 1, "droprate_init", "a share between 0 and 1")
-    require(values.distill_temp > 0, "distill_temp", "a positive temperature")
+    require(0 < values.distill_temp < math.inf, "distill_temp", "a positive temperature")
     versions = ", ".join(map(str, VERSIONS))
     require(values.layer_distill_version in VERSIONS, "layer_distill_version", f"one of: {versions}")
     require(values.megabatch >= 0, "megabatch", "0 or more batches")
@@ -142,6 +148,22 @@ def _check(values: Any) -> None:
     alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
     for flag in ("keep_teacher_gb", "learning_rate", "reg_learning_rate", *alphas):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
+    by_gradient = values.setting == "pruning" and values.pruning_criterion == "gradient"
+    require(
+        not by_gradient or values.distill_ce_loss_alpha + values.distill_task_loss_alpha > 0,
+        "distill_ce_loss_alpha",
+        "more than 0 (or --distill_task_loss_alpha): --pruning_criterion gradient scores by these two losses",
+    )
+    require(
+        not by_gradient or values.initial_gates == "uniform",
+        "initial_gates",
+        "uniform: --pruning_criterion gradient has no gates to start",
+    )
+    require(
+        values.teacher_states is None or values.keep_teacher_gb > 0,
+        "keep_teacher_gb",
+        "more than 0 with --teacher_states",
+    )
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")

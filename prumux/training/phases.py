@@ -143,6 +143,10 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         model.bert.embeddings.requires_grad_(False)
     teacher = load_teacher(arguments, data, model) if pruning or teacher_path else None
     if arguments.model.separate_instances:
+        if not arguments.training.do_train:
+            raise UserError(
+                "--separate_instances is how training starts: give --do_train, or --separate_instances False"
+            )
         start_side_by_side(arguments, model, data, tokenizer)
     if teacher is None:
         return PrumuxTrainer(model, arguments, data, tokenizer, collator)
@@ -246,10 +250,9 @@ def _max_length(arguments: Arguments, model: HeadModel) -> int:
 
 def _train(trainer: PrumuxTrainer, output: Path) -> None:
     checkpoint = last_checkpoint(output)
-    if checkpoint is None:
-        shutil.rmtree(
-            output / BEST, ignore_errors=True
-        )  # of a run that was killed before its first checkpoint
+    if checkpoint is None:  # what is there is of a run that was killed before its first checkpoint
+        for left in (output / BEST, *output.glob(f"sparsity*/{BEST}")):
+            shutil.rmtree(left, ignore_errors=True)
     else:
         logger.info("resuming from %s", checkpoint)
     try:

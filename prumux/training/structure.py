@@ -27,9 +27,9 @@ from prumux.pruning.scores import ScoreGates, UniformGates, fisher_scores, start
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
 from prumux.training.arguments import Arguments
+from prumux.training.folder import LATENCY_FILE
 
 FISHER_BATCHES = 50
-LATENCY_FILE = "latency.json"
 UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
 OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
 
@@ -48,8 +48,16 @@ def build_gates(
     """
     flags, config = arguments.pruning, model.config
     if flags.narrow_for is not None:
+        if config.is_multiplexed:
+            raise UserError(
+                f"--narrow_for prunes a plain model, {arguments.model.model_name_or_path} is multiplexed: start from "
+                "one without multiplexing"
+            )
         uniform = UniformGates(config)
-        return uniform, (uniform.narrow(flags.narrow_for),)
+        try:
+            return uniform, (uniform.narrow(flags.narrow_for),)
+        except ValueError as error:
+            raise UserError(f"--narrow_for {flags.narrow_for}: {error}") from error
     try:
         cost = _cost(arguments, model, length)
         if flags.pruning_criterion == "gradient":
@@ -74,7 +82,7 @@ def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Co
     path = Path(str(training.output_dir)) / LATENCY_FILE
     dtype = torch.bfloat16 if training.bf16 else torch.float32
     conditions: dict[str, Any] = {"length": length, "device": training.device, "dtype": dtype}
-    if not Latency.is_of(path, **conditions):  # a resumed run goes on with the same times
+    if not Latency.is_of(path, model.config, **conditions):  # a resumed run goes on with the same times
         write_json(path, measure(model.config, **conditions))
     config = model.config
     markers = config.num_instances if config.is_multiplexed and config.demuxing_variant == "index" else 0
@@ -87,11 +95,12 @@ def _batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Some batches of the training data, to score units by."""
     assert data.train is not None  # scores are for runs that train
+    batch = arguments.training.per_device_train_batch_size
     loader = DataLoader(
         data.train.shuffle(seed=arguments.training.seed),
-        batch_size=arguments.training.per_device_train_batch_size,
+        batch_size=batch,
         collate_fn=collator,
-        drop_last=True,
+        drop_last=len(data.train) >= batch,
     )
     return itertools.islice(loader, FISHER_BATCHES)
 

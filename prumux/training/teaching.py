@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -16,18 +17,24 @@ from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.reports.provenance import atomic_file
 
 logger = logging.getLogger(__name__)
+INDIFFERENT = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration
 
 
 class Teaching:
     """Calls the teacher on a batch, and remembers what an unmultiplexed one said of each row."""
 
     def __init__(
-        self, teacher: PrumuxPreTrainedModel, keep_bytes: float = 0.0, folder: str | Path | None = None
+        self,
+        teacher: PrumuxPreTrainedModel,
+        keep_bytes: float = 0.0,
+        folder: str | Path | None = None,
+        precision: str = "float32",
     ) -> None:
         """``keep_bytes``: memory for remembered states, in half precision; rows beyond it are computed again.
 
-        ``folder``: where ``save`` leaves them for other runs with the same teacher (its weights name the file). Rows
-        found there are mapped from the disk, so processes share them; they count as remembered.
+        ``folder``: where ``save`` leaves them for other runs with the same teacher (its weights, its configuration and
+        ``precision``, in which it computes, name the file). Rows found there are mapped from the disk, so processes
+        share them; they count as remembered.
 
         Raises:
             UserError: the file in ``folder`` can't be read.
@@ -38,8 +45,12 @@ class Teaching:
         self._room = keep_bytes if by_row else 0.0
         self._rows: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._file = (
-            Path(folder) / f"{_weights_hash(teacher)}.safetensors" if folder and self._room > 0 else None
+            Path(folder) / f"{_fingerprint(teacher, precision)}.safetensors"
+            if folder and self._room > 0
+            else None
         )
+        if folder and self._file is None:
+            logger.warning("nothing for --teacher_states: it keeps an unmultiplexed teacher's last states")
         if self._file is not None and self._file.is_file():
             self._rows = _read(self._file)
             self._room -= sum(state.nbytes + logits.nbytes for state, logits in self._rows.values())
@@ -86,9 +97,10 @@ class Teaching:
                 state, logits = output.hidden_states[-1][place, : lengths[i]], output.logits[place]
                 if logits.dim() == 2:  # a tag per token
                     logits = logits[: lengths[i]]
-                fresh[i] = state, logits
+                # rounded the first time, too: a resumed run remembers other rows and must be taught the same
+                fresh[i] = state.to(torch.bfloat16), logits
                 if self._room > 0:
-                    kept = state.to(torch.bfloat16).clone(), logits.clone()
+                    kept = fresh[i][0].clone(), logits.clone()
                     self._rows[keys[i]] = kept
                     self._room -= kept[0].nbytes + kept[1].nbytes
         return self._assembled(ids, keys, lengths, fresh)
@@ -144,8 +156,10 @@ def _read(file: Path) -> dict[bytes, tuple[Tensor, Tensor]]:
     return rows
 
 
-def _weights_hash(model: PrumuxPreTrainedModel) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(model: PrumuxPreTrainedModel, precision: str) -> str:
+    """Names what decides what the teacher says of a row."""
+    fields = {name: value for name, value in model.config.to_dict().items() if name not in INDIFFERENT}
+    digest = hashlib.sha256(json.dumps([precision, fields], sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

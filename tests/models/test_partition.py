@@ -67,7 +67,6 @@ def test_equal_inputs_give_the_narrow_models_states(tiny, rows):
 @pytest.mark.parametrize("changes", [
     {"num_instances": 2},
     {"num_instances": 2, "muxing_variant": "binary_hadamard", "binary_hadamard_epsilon": 0.5},
-    {"num_instances": 1},
 ])  # fmt: skip
 def test_vectors_that_share_dimensions(tiny, changes):
     model = PrumuxForSequenceClassification(tiny(**changes)).bert
@@ -76,6 +75,12 @@ def test_vectors_that_share_dimensions(tiny, changes):
 
 
 def test_copies_that_do_not_fit(tiny):
+    with pytest.raises(ValueError, match="give --num_instances 2 or more"):
+        put_side_by_side(PrumuxForSequenceClassification(tiny()).bert, narrow_model(tiny, 2).bert)
+    few = Masks(hidden=torch.tensor([1.0] * 2 + [0.0] * 14))
+    many = PrumuxForSequenceClassification(tiny(num_instances=8, **SEPARATE)).bert
+    with pytest.raises(ValueError, match=r"0 is the most of 8 side by side; give a smaller --num_instances"):
+        put_side_by_side(many, compact(PrumuxForSequenceClassification(tiny()), few).bert)
     model = PrumuxForSequenceClassification(tiny(num_instances=4, **SEPARATE)).bert
     with pytest.raises(
         ValueError, match=r"copies of hidden size 8 don't fit: 4 is the most of 4 .* --narrow_for 4"

@@ -80,15 +80,27 @@ def test_gates_are_driven_and_snapped_to_a_speedup(speedup):
     assert penalty == 0  # the multipliers start at 0
 
 
+def test_a_narrower_model_is_compared_with_the_unpruned_encoder():
+    fields = CONFIG.to_dict() | {
+        "hidden_size": CONFIG.hidden_size // 4,
+        "dense_hidden_size": CONFIG.hidden_size,
+    }
+    narrow = PrumuxConfig(**fields | {"kept_hidden": list(range(CONFIG.hidden_size // 4))})
+    made = measure(narrow, length=8, device=torch.device("cpu"), dtype=torch.float32)
+    assert made["widths"][-1] == CONFIG.hidden_size
+
+
 def test_measured_and_read(tmp_path):
     path = tmp_path / "latency.json"
     path.write_text(json.dumps(measure(CONFIG, length=8, device=torch.device("cpu"), dtype=torch.float32)))
     assert Latency.read(CONFIG, path).dense > 0
     made = {"length": 8, "device": torch.device("cpu"), "dtype": torch.float32}
-    assert Latency.is_of(path, **made)
-    assert not Latency.is_of(path, **made | {"length": 16})
-    assert not Latency.is_of(path, **made | {"dtype": torch.bfloat16})
-    assert not Latency.is_of(tmp_path / "none.json", **made)
+    assert Latency.is_of(path, CONFIG, **made)
+    assert not Latency.is_of(path, CONFIG, **made | {"length": 16})
+    assert not Latency.is_of(path, CONFIG, **made | {"dtype": torch.bfloat16})
+    assert not Latency.is_of(tmp_path / "none.json", CONFIG, **made)
+    wider = CONFIG.to_dict() | {"hidden_size": 2 * CONFIG.hidden_size, "dense_hidden_size": None}
+    assert not Latency.is_of(path, PrumuxConfig(**wider), **made)
     path.write_text(json.dumps({"widths": [1, 2]}))
     with pytest.raises(UserError, match=r"holds no latency table .*delete it"):
         Latency.read(CONFIG, path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prumux import L0Gates, PrumuxConfig, PrumuxForSequenceClassification, compact
 from prumux.pruning.accounting import Structure, ffn_parameters, model_size
-from prumux.pruning.scores import LOOK_EVERY, ScoreGates, fisher_scores, start_from
+from prumux.pruning.scores import LOOK_EVERY, ScoreGates, UniformGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 
 CONFIG = PrumuxConfig(
@@ -75,6 +75,44 @@ def test_the_structure_follows_the_target_and_units_come_back():
     gates.steps += 1  # between two looks nothing moves, and nothing is differentiated
     assert LOOK_EVERY > 1
     assert not gates.sample().head.requires_grad
+
+
+def test_a_block_without_units_keeps_its_scores():
+    gates = ScoreGates(CONFIG, pruning_type="structured_heads")
+    ones = torch.ones(gates.sizes["head"])
+    gates.add(["head"], [ones])
+    gates.get_buffer("mask_head")[1] = 0
+    for _ in range(100):
+        gates.add(["head"], [0 * ones])
+    assert (gates.score("head")[1] == 1).all()
+    assert (gates.score("head")[0] < 0.2).all()
+
+
+@pytest.mark.parametrize("pruning_type", ["structured_heads", "structured_heads+structured_mlp"])
+def test_everything_may_go(tiny, rows, pruning_type):
+    """No unit has a gradient then, and the training goes on."""
+    model = PrumuxForSequenceClassification(tiny(num_instances=2))
+    gates = ScoreGates(model.config, pruning_type=pruning_type)
+    for family in gates.sizes:
+        gates.get_buffer(f"mask_{family}").zero_()
+    ids, mask = rows(8)
+    loss = model(ids, mask, labels=torch.randint(2, (8,)), masks=gates.sample()).task_loss
+    gates.observe(loss)
+    loss.backward()
+
+
+def test_the_largest_narrow_model_is_found(tiny):
+    gates = UniformGates(tiny())
+    target = gates.narrow(2)
+    gates.add(gates.sizes, [torch.rand(size) for size in gates.sizes.values()])
+    gates.penalty(target)
+    left = Structure.of(gates.config, gates.masks())
+    config = gates.config
+    assert (left.hidden, left.heads[0], left.intermediate[0]) == (
+        config.hidden_size // 2, config.num_attention_heads // 2, config.intermediate_size // 2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="5 copies don't fit side by side: the encoder has 4 heads"):
+        gates.narrow(5)
 
 
 def test_gates_start_near_the_structure_that_the_scores_keep():

@@ -160,10 +160,13 @@ def test_a_compacted_model_goes_on_from_where_it_is():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 10_000), target=st.sampled_from([0.3, 0.6, 0.9]), multiple=st.sampled_from([2, 4, 8])
+    kind=st.sampled_from([normal, all_kept]),
+    seed=st.integers(0, 10_000),
+    target=st.sampled_from([0.3, 0.6, 0.9, 0.95]),
+    multiple=st.sampled_from([2, 4, 8]),
 )
-def test_sizes_in_multiples(seed, target, multiple):
-    gates = gates_of(normal, seed)
+def test_sizes_in_multiples(kind, seed, target, multiple):
+    gates = gates_of(kind, seed)
     masks = snap(gates, target, 0.05, multiple)
     left = Structure.of(CONFIG, masks)
     assert sparsity(CONFIG, masks) == pytest.approx(target, abs=0.05)

@@ -221,6 +221,7 @@ def test_a_missing_recipe(tmp_path):
         ("sparsity_epsilon", "1"),
         ("droprate_init", "0"),
         ("distill_temp", "0"),
+        ("distill_temp", "inf"),
         ("distill_layer_loss_alpha", "-1"),
         ("layer_distill_version", "1"),
         ("layer_distill_version", "7"),

@@ -10,6 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from prumux import PrumuxForSequenceClassification, UserError
 from prumux.pruning.accounting import model_size
+from prumux.pruning.scores import fisher_scores
+from prumux.training import structure
 from prumux.training.folder import last_checkpoint
 from prumux.training.parsing import parse_arguments
 from prumux.training.phases import build_trainer, run
@@ -208,11 +210,34 @@ def test_the_first_layers_and_separated_instances_of_a_dense_model(shape, tmp_pa
     go("mux", *start, "--muxing_variant", "binary_hadamard", "--binary_hadamard_epsilon", "0")
     with pytest.raises(UserError, match=r"--separate_instances: .* give --muxing_variant binary_hadamard"):
         go("wrong", *start)
+    with pytest.raises(UserError, match="--separate_instances is how training starts"):
+        run([flag for flag in (*SMALL, *start) if flag != "--do_train"])
+    with pytest.raises(
+        UserError, match="separate_instances is True, expected False with --setting mlm_pretraining"
+    ):
+        go("wrong", *start, "--setting", "mlm_pretraining")
     with pytest.raises(UserError, match="--distill_states needs an unmultiplexed teacher"):
         go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--distill_states", "--teacher",
            str(tmp_path / "mux" / "best"))  # fmt: skip
     with pytest.raises(UserError, match="encoder are not in it"):
         go("wrong", "--model_path", dense, "--num_hidden_layers", "9")
+
+
+def test_fewer_rows_than_a_batch_score_units_too(shape, tmp_path, monkeypatch):
+    dense = str(tmp_path / "dense" / "best")
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    looks = []
+
+    def scored(gates, model, batches):
+        fisher_scores(gates, model, batches)
+        looks.append(int(gates.looks))
+
+    monkeypatch.setattr(structure, "fisher_scores", scored)
+    build_trainer(parse_arguments([
+        *SMALL, "--model_path", dense, "--num_instances", "2", "--separate_instances", "--muxing_variant",
+        "binary_hadamard", "--binary_hadamard_epsilon", "0", "--per_device_train_batch_size", "100",
+    ]))  # fmt: skip
+    assert looks == [1]
 
 
 def test_the_head_may_learn_faster(shape, tmp_path):
@@ -240,6 +265,11 @@ def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
     for folder, target in zip(folders, (0.3, 0.5, 0.7), strict=True):
         model = PrumuxForSequenceClassification.from_pretrained(folder)
         assert model_size(model).sparsity == pytest.approx(target, abs=0.02)
+    start = [*SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--output_dir"]
+    with pytest.raises(UserError, match="3 targets in 2 steps of pruning"):
+        run([*start, str(tmp_path / "few"), "--max_steps", "2", "--target_sparsity", "0.3", "0.5", "0.7"])
+    with pytest.raises(UserError, match=r"two of them would share the folder sparsity0\.30"):
+        run([*start, str(tmp_path / "few"), "--target_sparsity", "0.3001", "0.3003"])
     with pytest.raises(UserError, match="expected ascending shares"):
         run([*SMALL, "--setting", "pruning", "--model_path", "x", "--target_sparsity", "0.5", "0.3"])
 
@@ -262,5 +292,19 @@ def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
     assert mux["sparsity"] == 0
     with pytest.raises(UserError, match="narrow_for is 1, expected 2 or more copies"):
         go("wrong", "--setting", "pruning", "--model_path", dense, "--narrow_for", "1")
+    with pytest.raises(UserError, match="--narrow_for 5: 5 copies don't fit side by side"):
+        go("wrong", "--setting", "pruning", "--model_path", dense, "--narrow_for", "5")
+    with pytest.raises(UserError, match="--narrow_for prunes a plain model"):
+        go(
+            "wrong",
+            "--setting",
+            "pruning",
+            "--model_path",
+            str(tmp_path / "mux" / "best"),
+            "--narrow_for",
+            "2",
+        )
+    with pytest.raises(UserError, match="narrow_for is 2, expected nothing outside --setting pruning"):
+        go("wrong", "--model_path", dense, "--narrow_for", "2")
     with pytest.raises(UserError, match="--separate_instances starts from a plain model"):
         go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--separate_instances")

@@ -90,6 +90,25 @@ def test_states_are_kept_by_the_teachers_weights(tiny, rows, tmp_path):
         Teaching(teaching.teacher, 1e6, tmp_path)
 
 
+def test_states_are_kept_by_what_the_teacher_computes(tiny, tmp_path):
+    weights = PrumuxForSequenceClassification(tiny()).state_dict()
+
+    def file(precision: str, **changes: object) -> str:
+        teacher = PrumuxForSequenceClassification(tiny(**changes)).eval()
+        teacher.load_state_dict(weights)
+        return str(Teaching(teacher, 1e6, tmp_path, precision)._file)
+
+    assert file("float32") == file("float32")
+    assert len({file("float32"), file("bfloat16"), file("float32", hidden_act="relu")}) == 3
+
+
+def test_a_row_is_taught_the_same_whether_remembered_or_not(tiny, rows):
+    ids, mask = rows(6)
+    teaching = Teaching(PrumuxForSequenceClassification(tiny()).eval(), 1000)  # room for some rows
+    first, second = (teaching({"input_ids": ids, "attention_mask": mask}) for _ in range(2))
+    assert torch.equal(first.hidden_states[-1], second.hidden_states[-1])
+
+
 def test_a_full_disk_costs_a_warning(tiny, rows, tmp_path, caplog):
     ids, mask = rows(6)
     (tmp_path / "file").write_text("in the way")
