@@ -49,6 +49,8 @@ row() {
     short_2_dropout) run $1 $COPIES $SHORT --hidden_dropout_prob 0.1 --attention_probs_dropout_prob 0.1 ;;
     short_2_no_states) run $1 $COPIES $SHORT --distill_state_loss_alpha 0 ;;
     short_2_labels_too) run $1 $COPIES $SHORT --distill_task_loss_alpha 1 ;;
+    short_2_labels) run $1 $COPIES $SHORT --distill_state_loss_alpha 0 --distill_ce_loss_alpha 0 \
+      --distill_task_loss_alpha 1 ;;
     short_2_any_length) run $1 $COPIES $SHORT --megabatch 0 ;;
     # ways to choose what goes, from the recipe's N = 2 (OUTPUT_DIR/SST-2/mux_2/best)
     l0_0.90) prune $1 --target_sparsity 0.9 ;;
@@ -60,6 +62,7 @@ row() {
   esac
 }
 [ $# -gt 0 ] || set -- warmed_up_2 copies_2 copies_5 narrow_2_pruned narrow_2 copies_of_narrow_2 pruned_2 pruned_2_0.60_ft \
-  pruned_2_0.90_ft short_2 short_2_one_rate short_2_dropout short_2_no_states short_2_labels_too short_2_any_length l0_0.90 \
+  pruned_2_0.90_ft short_2 short_2_one_rate short_2_dropout short_2_no_states short_2_labels_too short_2_labels \
+  short_2_any_length l0_0.90 \
   gradient_0.90 fisher_0.90 round_to_8_0.90 speedup_7.4
 for name in "$@"; do row "$name"; done
