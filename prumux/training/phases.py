@@ -158,6 +158,10 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         for target in targets:  # one that no structure can meet is refused now, not after hours
             snap(gates, target, arguments.pruning.sparsity_epsilon, arguments.pruning.round_to)
     states = teaches_states(arguments, model, teacher)
+    if states:
+        logger.info(
+            "taught every token's last state: --distill_layer_loss_alpha and --layer_distill_version are not used"
+        )
     layer_map = None if model.config.is_multiplexed and states else make_layer_map(model, teacher)
     trainer = DistillationTrainer(
         Distilled(model, layer_map, gates, states=states),

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Reruns rows of docs/recipe.md on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
-#   DATA_DIR=glue OUTPUT_DIR=out EXTRA="more flags"; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1 -s baseline ...) and, for
-#   warmed_up_2, out/variants/index_pos_2/retrieval/best (docs/results/variants/run.sh index_pos_2).
+#   DATA_DIR=glue OUTPUT_DIR=out EXTRA="more flags"; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1
+#   -s baseline ...), for the last five rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...) and, for warmed_up_2,
+#   out/variants/index_pos_2/retrieval/best (docs/results/variants/run.sh index_pos_2).
 # One CPU core: 10 to 20 minutes per row.
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out} DATA_DIR=${DATA_DIR:-glue}
@@ -37,8 +38,9 @@ row() {
     narrow_2) run $1 --setting finetuning --num_instances 1 --model_path "$OUTPUT_DIR/recipe/narrow_2_pruned/best" \
       --distill_states True --groups_per_batch 64 --max_steps 1500 --learning_rate 2e-4 --eval_steps 500 ;;
     copies_of_narrow_2) run $1 $COPIES --num_instances 2 --model_path "$OUTPUT_DIR/recipe/narrow_2/best" ;;
-    pruned_2) run $1 --setting pruning --num_instances 2 --model_path "$OUTPUT_DIR/recipe/copies_2/best" --freeze_embeddings \
-      --reg_learning_rate 0.05 --lagrangian_warmup_epochs 0.4 --target_sparsity 0.6 0.9 --max_steps 1800 --eval_steps 300 ;;
+    pruned_2) run $1 --setting pruning --num_instances 2 --model_path "$OUTPUT_DIR/recipe/copies_2/best" \
+      --freeze_embeddings --reg_learning_rate 0.05 --lagrangian_warmup_epochs 0.4 --target_sparsity 0.6 0.9 \
+      --max_steps 1800 --eval_steps 300 ;;
     pruned_2_0.60_ft) run $1 --setting finetuning --num_instances 2 --freeze_embeddings --max_steps 800 \
       --model_path "$OUTPUT_DIR/recipe/pruned_2/sparsity0.60/best" ;;
     pruned_2_0.90_ft) run $1 --setting finetuning --num_instances 2 --freeze_embeddings --max_steps 800 \
