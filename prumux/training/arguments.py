@@ -182,6 +182,10 @@ class PruningArguments:
         default=0, metadata={"help": "Epochs before the gates are used."}
     )
     lagrangian_warmup_epochs: float = field(default=2, metadata={"help": "Epochs in which the target rises."})
+    lagrangian_warmup_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Instead of epochs: share of each target's steps in which it rises."},
+    )
     reg_learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate of gates and multipliers."}
     )

@@ -185,9 +185,12 @@ class DistillationTrainer(PrumuxTrainer):
         pruning = self.settings.pruning
         steps = self.args.max_steps if self.args.max_steps > 0 else self._steps(self.args.num_train_epochs)
         before = self._steps(pruning.prepruning_finetune_epochs)
-        return SparsitySchedule(
-            self.targets or (0.0,), steps, before, self._steps(pruning.lagrangian_warmup_epochs)
-        )
+        targets = self.targets or (0.0,)
+        if (ratio := pruning.lagrangian_warmup_ratio) is not None:
+            warmup = round(ratio * (steps - before) / len(targets))
+        else:
+            warmup = self._steps(pruning.lagrangian_warmup_epochs)
+        return SparsitySchedule(targets, steps, before, warmup)
 
     def check_schedule(self) -> None:
         """Refuse a schedule that ends before the gates are used, or in which a target's model would be lost.
@@ -215,9 +218,10 @@ class DistillationTrainer(PrumuxTrainer):
         if schedule.start + schedule.warmup > schedule.end(0):
             logger.warning(
                 "the training is over before the warm-up has raised the target to %g: the structure will be cut to it "
-                "at the end; --lagrangian_warmup_epochs is %g",
+                "at the end; the warm-up has %d of %d steps (--lagrangian_warmup_epochs)",
                 self.targets[0],
-                pruning.lagrangian_warmup_epochs,
+                schedule.warmup,
+                schedule.end(0) - schedule.start,
             )
 
     @property

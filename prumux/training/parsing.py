@@ -83,6 +83,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.per_device_train_batch_size = parsed.groups_per_batch * instances
     if "__num_train_epochs" in given and "__max_steps" not in given:
         parsed.max_steps = -1  # the recipe's steps don't overrule the epochs of the command line
+    if "__lagrangian_warmup_epochs" in given and "__lagrangian_warmup_ratio" not in given:
+        parsed.lagrangian_warmup_ratio = None  # nor does its ratio
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     if isinstance(parsed.target_sparsity, float):  # from a recipe
@@ -146,6 +148,8 @@ def _check(values: Any) -> None:
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
     alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
+    ratio = values.lagrangian_warmup_ratio
+    require(ratio is None or 0 <= ratio <= 1, "lagrangian_warmup_ratio", "a share from 0 to 1")
     for flag in ("keep_teacher_gb", "learning_rate", "reg_learning_rate", *alphas):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more")
     by_gradient = values.setting == "pruning" and values.pruning_criterion == "gradient"

@@ -143,6 +143,13 @@ def test_overrides_inside_a_section(recipe, task, flags, epochs, seed):
     assert (arguments.training.num_train_epochs, arguments.training.seed) == (epochs, seed)
 
 
+def test_a_warm_up_in_epochs_overrules_the_recipes_share(recipe):
+    section = recipe("pruning: {lagrangian_warmup_ratio: 0.8}")
+    assert parse(f"{section} --setting pruning").pruning.lagrangian_warmup_ratio == 0.8
+    other = parse(f"{section} --setting pruning --lagrangian_warmup_epochs 1").pruning
+    assert (other.lagrangian_warmup_ratio, other.lagrangian_warmup_epochs) == (None, 1)
+
+
 # ---- batches
 
 
@@ -229,6 +236,7 @@ def test_a_missing_recipe(tmp_path):
         ("max_seq_length", "0"),
         ("prepruning_finetune_epochs", "-1"),
         ("lagrangian_warmup_epochs", "inf"),
+        ("lagrangian_warmup_ratio", "1.1"),
         ("learning_rate", "-1"),
         ("learning_rate", "nan"),
         ("reg_learning_rate", "-0.01"),

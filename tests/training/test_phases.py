@@ -12,6 +12,7 @@ from prumux import PrumuxForSequenceClassification, UserError
 from prumux.pruning.accounting import model_size
 from prumux.pruning.scores import fisher_scores
 from prumux.training import structure
+from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import last_checkpoint
 from prumux.training.parsing import parse_arguments
 from prumux.training.phases import build_trainer, run
@@ -255,6 +256,20 @@ def test_the_head_may_learn_faster(shape, tmp_path):
 def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
     """Each target leaves a compacted model of its own; the last one's is the run's best."""
     run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
+    flags = [
+        *SMALL,
+        "--setting",
+        "pruning",
+        "--model_path",
+        str(tmp_path / "mux" / "best"),
+        "--max_steps",
+        "20",
+    ]
+    trainer = build_trainer(
+        parse_arguments([*flags, "--target_sparsity", "0.3", "0.5", "--lagrangian_warmup_ratio", "0.8"])
+    )
+    assert isinstance(trainer, DistillationTrainer)
+    assert (trainer.schedule.end(0), trainer.schedule.warmup) == (10, 8)
     record = run([
         *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--max_steps", "9",
         "--target_sparsity", "0.3", "0.5", "0.7", "--sparsity_epsilon", "0.02", "--lagrangian_warmup_epochs", "0.25",
