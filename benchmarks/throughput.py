@@ -256,7 +256,9 @@ def row(
 
 def ratios(item: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
     """Speed over every dense row, and over the fastest dense BERT-base of the same dtype."""
-    dense = [r for r in rows if r["num_instances"] == 1 and r["sparsity"] == 0]
+    from runtimes import SHAPES
+
+    dense = [r for r in rows if r["name"] in ("dense", *SHAPES)]
     found = {}
     for other in dense:
         prefix = "" if other["name"] == "dense" else f"{other['name']}_"
