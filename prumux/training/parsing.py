@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from prumux.errors import UserError
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
+from prumux.pruning.scores import SCORED
 from prumux.training.arguments import (
     CRITERIA,
     INITIAL_GATES,
@@ -202,8 +203,13 @@ def _check(values: Any) -> None:
         f"a multiple of --num_instances {instances} (rows)",
     )
     try:
-        families_of(values.pruning_type)
+        families = families_of(values.pruning_type)
     except ValueError as error:
         raise UserError(f"--pruning_type: {error}") from error
+    require(
+        copies is None or set(SCORED) <= set(families),
+        "pruning_type",
+        "one with structured_heads, structured_mlp and hidden beside --narrow_for: a narrow model has less of each",
+    )
     if values.task_name is None and values.train_file is None and values.validation_file is None:
         raise UserError("no data: give --task_name, or --train_file and --validation_file")

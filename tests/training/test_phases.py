@@ -307,6 +307,20 @@ def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
     assert mux["sparsity"] == 0
     with pytest.raises(UserError, match="narrow_for is 1, expected 2 or more copies"):
         go("wrong", "--setting", "pruning", "--model_path", dense, "--narrow_for", "1")
+    with pytest.raises(
+        UserError, match="pruning_type is structured_heads, expected one with structured_heads"
+    ):
+        go(
+            "wrong",
+            "--setting",
+            "pruning",
+            "--narrow_for",
+            "2",
+            "--pruning_type",
+            "structured_heads",
+            "--model_path",
+            dense,
+        )
     with pytest.raises(UserError, match="--narrow_for 5: 5 copies don't fit side by side"):
         go("wrong", "--setting", "pruning", "--model_path", dense, "--narrow_for", "5")
     with pytest.raises(UserError, match="--narrow_for prunes a plain model"):
