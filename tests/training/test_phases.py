@@ -51,7 +51,8 @@ def test_from_warm_up_to_finetuned_pruned_model(shape, tmp_path):
         "--prepruning_finetune_epochs", "0.25", "--lagrangian_warmup_epochs", "0.25", "--sparsity_epsilon", "0.02",
     )  # fmt: skip
     assert abs(pruned["sparsity"] - 0.5) <= 0.02
-    tuned = go("tuned", "--setting", "finetuning", "--model_path", best("pruned"), "--teacher", best("mux"))
+    tuned = go("tuned", "--setting", "finetuning", "--model_path", best("pruned"), "--teacher", best("mux"),
+               "--eval_on_start")  # fmt: skip
     assert tuned["sparsity"] == pruned["sparsity"]
     vectors = [
         AutoModelForSequenceClassification.from_pretrained(best(name)) for name in ("mux", "pruned", "tuned")
@@ -250,6 +251,18 @@ def test_the_head_may_learn_faster(shape, tmp_path):
     assert rates[id(named["bert.demultiplexer.keys"])] == rates[id(named["classifier.weight"])] == 0.01
     assert rates[id(named["bert.encoder.layer.0.output.dense.weight"])] == 0.001
     assert len(rates) == len(named)
+
+
+def test_finetuning_may_keep_the_model_it_starts_from(shape, tmp_path):
+    flags = [*SMALL, "--eval_on_start", "--output_dir"]
+    run([*flags, str(tmp_path / "dense"), "--setting", "baseline", "--config_name", shape])
+    start = str(tmp_path / "dense" / "best")
+    record = run([*flags, str(tmp_path / "spoilt"), "--model_path", start, "--num_instances", "1",
+                  "--learning_rate", "1000"])  # fmt: skip
+    assert record["metrics"]["step"] == 0, "training at such a rate makes nothing better"
+    kept = PrumuxForSequenceClassification.from_pretrained(tmp_path / "spoilt" / "best").state_dict()
+    before = PrumuxForSequenceClassification.from_pretrained(start).state_dict()
+    assert all(torch.equal(kept[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize("criterion", ["l0", "gradient"])
