@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Prunes a finetuned multiplexed model, distilling from it (N=1: CoFi on a dense one). Usage:
+# Prunes a finetuned multiplexed model, taught by the dense one, or by itself as in the paper (N=1: CoFi). Usage:
 #   run_PruMUX.sh [TASK [SPARSITY [N [LAYER_ALPHA [CE_ALPHA [LAYER_DISTILL_VERSION]]]]]]
 # Defaults: MNLI 0.60 2, then what the recipe says (0.9 0.1 4 in the paper's). Without any argument: the embedded task toy, training its model first.
 # Writes out/TASK/PruMUX/TASK_sparsityS_N_VERSION_ALPHA/best. The same command again resumes, or skips what is done.
 # Environment, all optional:
 #   DATA_DIR                     folder in GLUE's own file layout instead of the hub
 #   TRAIN_FILE, VALIDATION_FILE  your own CSV, TSV or JSON files
-#   MODEL                        model to prune (default out/TASK/mux_N/best, for N=1 out/TASK/dense/best; for MNLI,
-#                                QNLI, QQP and SST-2 the authors' on the hub when there is none)
+#   MODEL                        model to prune (default out/TASK/mux_N/best, for N=1 out/TASK/dense/best; for N > 1 on
+#                                MNLI, QNLI, QQP and SST-2 the authors' on the hub when there is none)
 #   TEACHER                      model to distil from (default out/TASK/dense/best; with RECIPE=configs/recipes/paper.yaml,
 #                                or without that model, the one that is pruned)
 #   OUTPUT_DIR                   root of the output folders (default out in the project)

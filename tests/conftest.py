@@ -110,12 +110,3 @@ def mux(bert, tmp_path) -> Path:
     state |= {f"demultiplexer.pre_decoder_layer_norm.{n}": torch.ones(16) for n in ("weight", "bias")}
     torch.save(state, folder / "pytorch_model.bin")
     return folder
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder of numbers recorded from the authors' code."""
-    folder = Path(__file__).parents[2] / "shared" / "golden"
-    if not folder.is_dir():
-        pytest.skip(f"no recorded numbers in {folder.parent.name}/{folder.name} beside the project")
-    return folder

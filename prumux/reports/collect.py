@@ -166,6 +166,7 @@ def _merged(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     scores = [line["accuracy"] for line in lines]
     speedups = [line["speedup"] for line in lines if line.get("speedup") is not None]
     rates = [line["examples_per_second"] for line in lines if line.get("examples_per_second") is not None]
+    counted = [line["true_sparsity"] for line in lines if line.get("true_sparsity") is not None]
     return {
         "task": first["task"],
         "metric": first.get("metric") or ACCURACY,
@@ -173,6 +174,7 @@ def _merged(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "method": first["method"],
         "num_instances": first["num_instances"],
         "sparsity": first["sparsity"],
+        "true_sparsity": statistics.mean(counted) if counted else None,
         "layers": first.get("layers"),
         "parameters": first.get("parameters"),
         "score": statistics.mean(scores),

@@ -21,9 +21,10 @@ def format_table(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") ->
     """Rows -> a Markdown table whose columns are aligned, first column to the left and numbers to the right.
 
     Args:
-        rows: mappings with ``model`` (its name), ``num_instances``, ``sparsity`` (0 to 1), ``parameters``,
-            ``score`` (the task's main metric, a fraction) and optionally ``score_std``,
-            ``examples_per_second``, ``speedup``. A value that is missing or None is shown as "-".
+        rows: mappings with ``model`` (its name), ``num_instances``, ``sparsity`` (0 to 1; ``true_sparsity`` is
+            shown instead where a row has it, because that one may be the target), ``parameters``, ``score`` (the
+            task's main metric, a fraction) and optionally ``score_std``, ``examples_per_second``, ``speedup``. A
+            value that is missing or None is shown as "-".
         metric: heading of the score's column.
     """
     header, lines = row_cells(rows, metric)
@@ -102,10 +103,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if row.get("score_std"):
         score += f" ± {row['score_std']:.3f}"
     rate = row.get("examples_per_second")
+    counted = row.get("true_sparsity")
     return [
         str(row.get("model", MISSING)).replace("|", "\\|"),
         _number(row.get("num_instances"), "d"),
-        _number(row.get("sparsity"), ".3f"),
+        _number(row.get("sparsity") if counted is None else counted, ".3f"),
         _number(row.get("parameters"), ",d"),
         score,
         _number(rate, ",.0f" if rate is not None and rate >= 100 else ".1f"),

@@ -10,6 +10,7 @@ from prumux import UserError
 from prumux.__main__ import main
 from prumux.reports.collect import collect
 from prumux.reports.store import append
+from prumux.reports.tables import format_table
 
 
 def write(path, task: str, name: str, speedup: float):
@@ -64,6 +65,18 @@ def test_a_store_and_a_table_of_the_same_models(tmp_path):
     table.write_text(header + "T,1,0,0.9,1\nT,2,0.6,0.7,4.5\n")
     with pytest.raises(UserError, match="disagree about T PruMUX"):
         collect([store, table])
+
+
+def test_the_table_has_the_sparsity_that_was_counted(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    fields = {"task": "T", "accuracy": 0.8, "speedup": 4.0}
+    append("evaluation", fields | {"num_instances": 1, "sparsity": 0.0}, 0, store)
+    for seed, counted in ((1, 0.597), (2, 0.599)):
+        pruned = {"num_instances": 2, "sparsity": 0.6, "true_sparsity": counted, "train_seed": seed}
+        append("evaluation", fields | pruned, 0, store)
+    row = collect([store])[0][-1]
+    assert row["sparsity"] == 0.6
+    assert "|   2 |    0.598 |" in format_table([row])
 
 
 @pytest.mark.parametrize(

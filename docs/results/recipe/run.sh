@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Reruns rows of docs/recipe.md on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
 #   DATA_DIR=glue OUTPUT_DIR=out EXTRA="more flags"; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1
-#   -s baseline ...), for the last five rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...) and, for warmed_up_2,
+#   -s baseline ...), for the last six rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...) and, for warmed_up_2,
 #   out/variants/index_pos_2/retrieval/best (docs/results/variants/run.sh index_pos_2).
-# One CPU core: 10 to 20 minutes per row.
+# One CPU core: 10 to 30 minutes per row.
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out} DATA_DIR=${DATA_DIR:-glue}
 DENSE=$OUTPUT_DIR/SST-2/dense/best

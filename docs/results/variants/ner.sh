@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # WNUT-17 with a 6-layer, 384-wide encoder: dense, N=2, N=5, and N=2 pruned to 60 %; then evaluation of all of them.
 #   MODEL=folder DATA_DIR=wnut17 OUTPUT_DIR=out/ner bash docs/results/variants/ner.sh
-# One CPU core: about an hour.
+# One CPU core: about two hours.
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out/ner}
 run() { # run FOLDER FLAGS...

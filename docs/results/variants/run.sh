@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SST-2 with a 6-layer, 384-wide encoder: retrieval warm-up, then finetuning, per multiplexing and demultiplexing variant.
 #   MODEL=folder DATA_DIR=glue OUTPUT_DIR=out/variants bash docs/results/variants/run.sh [NAME ...]
-# Equal steps for all: 600 of warm-up with 32 groups, 800 of finetuning with 64 groups. One CPU core: 12 minutes per row.
+# Equal steps for all: 600 of warm-up with 32 groups, 800 of finetuning with 64 groups. One CPU core: 14 to 35 minutes per row.
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out/variants}
 rows() {
