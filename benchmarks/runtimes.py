@@ -38,6 +38,7 @@ class Runner:
     passes: int = 1
     speeds: list[float] = field(default_factory=list)
     peak: float = 0.0
+    device: str = ""  # where that isn't the benchmark's
 
 
 class Bench:
@@ -150,6 +151,9 @@ class Bench:
         config = model.config
         dense = config.num_instances == 1 and not config.is_pruned and self.device.type == "cpu"
         rows = DENSE_ROWS if dense else self.args.batch * config.num_instances
+        before = (
+            torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
+        )  # of the runners built so far
         ids = self.ids(config.vocab_size, rows).to(self.device)
         with torch.no_grad():
             few = ids[: 4 * config.num_instances].cpu()
@@ -180,7 +184,7 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             engine(ids)
-            runner.peak = torch.cuda.max_memory_allocated() / 2**20
+            runner.peak = (torch.cuda.max_memory_allocated() - before) / 2**20
         return runner
 
     def hf(self, config: Any, name: str) -> list[Runner]:
@@ -244,7 +248,9 @@ class Bench:
 
             logits = torch.from_numpy(next(iter(run().values())).copy())
             difference = (logits - reference).abs().max().item()
-            found.append(Runner(name, "openvino", dtype, 1, 0.0, config, len(ids), run, difference))
+            found.append(
+                Runner(name, "openvino", dtype, 1, 0.0, config, len(ids), run, difference, device="cpu")
+            )
         return found
 
     def onnxruntime(self, config: Any, name: str) -> list[Runner]:
@@ -276,7 +282,9 @@ class Bench:
                 return session.run(None, inputs)
 
             difference = (torch.from_numpy(run()[0]) - reference).abs().max().item()
-            found.append(Runner(name, "onnxruntime", dtype, 1, 0.0, config, len(ids), run, difference))
+            found.append(
+                Runner(name, "onnxruntime", dtype, 1, 0.0, config, len(ids), run, difference, device="cpu")
+            )
         return found
 
     def exported(self, model: Any, ids: Any) -> str:

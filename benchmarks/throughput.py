@@ -241,7 +241,7 @@ def row(
         "sparsity": runner.sparsity,
         "dtype": runner.dtype,
         "engine": runner.engine,
-        "device": device,
+        "device": runner.device or device,
         "threads": threads,
         "batch": runner.rows,
         "length": args.length,

@@ -42,7 +42,12 @@ def parse() -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], help="default cuda if there is one")
     add("--repeats", type=int, default=5, help="default 5")
     add("--json", metavar="PATH", help="write the rows")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.num_instances < 2:
+        parser.error(
+            f"--num_instances is {args.num_instances}: the plain step is a multiplexed one, give 2 or more"
+        )
+    return args
 
 
 def main(args: argparse.Namespace) -> None:

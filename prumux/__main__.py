@@ -50,11 +50,13 @@ def _report(arguments: argparse.Namespace) -> str:
     parts = []
     for task, (rows, metric) in tasks.items():
         parts += [f"## {task}"] if len(tasks) > 1 else []
-        parts += [
-            format_table(rows, metric),
-            "Best speedup for an accuracy that must be kept (* the fastest):",
-        ]
-        parts.append(markdown(*threshold_cells(rows)))
+        parts.append(format_table(rows, metric))
+        header, cells = threshold_cells(rows)
+        if cells:
+            parts += [
+                "Best speedup for an accuracy that must be kept (* the fastest):",
+                markdown(header, cells),
+            ]
         parts += [] if floor is None else [f"{FLOOR}: {floor:.3f}"]
     text = "\n\n".join(parts)
     if arguments.plot and len(tasks) > 1:

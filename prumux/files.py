@@ -10,7 +10,7 @@ from prumux.errors import write_failure
 
 
 def temporary(folder: Path) -> Path:
-    """Where the new content of ``folder`` is gathered; a name that nobody else gives."""
+    """Where the new content of ``folder`` is gathered: one place, so that what a killed process left is found."""
     return folder.with_name(f".{folder.name}.prumux-new")
 
 
@@ -20,7 +20,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary folder, then put it in the place of ``folder``.
+    """Let ``write`` fill a temporary folder, then put it in the place of ``folder``. For one process at a time.
 
     Raises:
         UserError: the disk is full or can't be written to; what was in ``folder`` is still there.

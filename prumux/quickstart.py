@@ -24,7 +24,7 @@ class Step:
     shown_as: str | None = None
 
 
-def plan(task: str, output: Path, configs: Path) -> list[Step]:
+def plan(output: Path, configs: Path) -> list[Step]:
     """The runs in order: dense, CoFi, DataMUX, PruMUX; the dense model teaches all others."""
     shape = ("--config_name", str(configs / "models" / "toy.json"))
 
@@ -101,7 +101,7 @@ def quickstart(
     if not configs.is_dir():
         raise UserError(f"no folder {configs}: run the quickstart from a clone of the project")
     output = Path(output_dir)
-    steps = plan(task, output, configs)
+    steps = plan(output, configs)
     common = (
         "--task_name",
         task,

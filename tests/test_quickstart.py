@@ -17,7 +17,7 @@ CONFIGS = PROJECT / "configs"
 
 
 def test_every_step_parses_and_starts_from_an_earlier_one(tmp_path):
-    steps = plan("toy", tmp_path, CONFIGS)
+    steps = plan(tmp_path, CONFIGS)
     made = set()
     for step in steps:
         flags = [*step.flags, "--task_name", "toy", "--recipe", str(CONFIGS / "recipes" / "quickstart.yaml")]

@@ -84,13 +84,21 @@ class Job:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         written = self.result.stat().st_mtime
-        return made == self.command() and not any(
+        return self._is_made_by(made) and not any(
             model.is_file() and model.stat().st_mtime > written for model in self.models
         )
 
     @property
     def trains(self) -> bool:
         return self.script == "run_glue.py"
+
+    def _is_made_by(self, command: str) -> bool:
+        """Is it this job's command, from whatever folder it was given."""
+        try:
+            _, script, *argv = shlex.split(command)
+        except ValueError:
+            return False
+        return Path(script).name == self.script and tuple(argv) == self.argv
 
     def command(self) -> str:
         return shlex.join(["python", self.script, *self.argv])

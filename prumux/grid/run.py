@@ -47,7 +47,8 @@ def run_jobs(jobs: Sequence[Job], output_dir: str | Path, at_once: int = 1) -> O
     """Run every job whose result is not there, after those it needs; one failure stops only what builds on it.
 
     Each job is a process of its own with a log file in ``output_dir/logs``; with several GPUs, jobs take turns on them.
-    Without GPUs evaluations come last and one by one, because they measure speed. An interrupt or a termination ends
+    Where processes share a processor (no GPUs, or fewer than processes) evaluations come last and one by one, because
+    they measure speed. An interrupt or a termination ends
     the running processes; the same command later goes on where they were.
 
     Raises:
@@ -63,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], output_dir: str | Path, at_once: int = 1) -> O
     running: dict[str, tuple[Job, subprocess.Popen[bytes], int]] = {}
     slots = list(range(at_once))
     gpus = _gpus()
-    alone = at_once > 1 and not gpus
+    alone = at_once > max(1, len(gpus))
     with (
         _ended_by_signals(),
         tqdm(total=len(jobs), initial=len(ready), desc="grid", unit="job", disable=None) as progress,
@@ -199,7 +200,6 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
 
     The steps are timed on weights in the grid's own shape, on this machine; evaluations are not counted.
     """
-    import torch
 
     from prumux.training.inputs import load_data
     from prumux.training.parsing import parse_arguments
@@ -217,7 +217,7 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
         batch = training.per_device_train_batch_size
         key = job.task, job.num_instances
         if key not in per_row:
-            per_row[key] = _seconds_per_row(job, grid, torch.get_num_threads())
+            per_row[key] = _seconds_per_row(job, grid)
         epoch = math.ceil(rows[job.task] / batch / training.gradient_accumulation_steps)
         steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * epoch)
         taught = arguments.pruning.distillation_path is not None or arguments.pruning.setting == "pruning"
@@ -225,7 +225,7 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
     return seconds
 
 
-def _seconds_per_row(job: Job, grid: GridConfig, threads: int) -> float:
+def _seconds_per_row(job: Job, grid: GridConfig) -> float:
     """Time of a few finetuning steps of the unpruned model, by row."""
     import tempfile
 

@@ -80,7 +80,7 @@ def compile_for_inference(
         raise UserError("the model's weights are not all finite: they are damaged, train or load it again")
     return InferenceEngine(
         model,
-        int8_activations(device) if int8 else resolve_dtype(dtype, device),
+        int8_activations() if int8 else resolve_dtype(dtype, device),
         device,
         int8=int8,
         tokenizer=tokenizer,
@@ -316,7 +316,7 @@ class InferenceEngine:
     def _attended(self, mask: Tensor | None, ids: Tensor, rows: int, length: int) -> Tensor:
         """bool [groups, N, L'], the tokens of each row."""
         if mask is None:
-            mask = torch.ones(rows, length, dtype=torch.long)
+            mask = torch.ones(rows, length, dtype=torch.bool, device=self.device)
         mask = nn.functional.pad(mask, (0, 0, 0, -rows % self.num_instances))  # filled rows ask for nothing
         mask = nn.functional.pad(mask.to(self.device), (0, ids.shape[-1] - length))
         return mask.unflatten(0, (-1, self.num_instances)).bool()
@@ -344,6 +344,8 @@ class InferenceEngine:
                 # buckets have code of their own, more than the compiler's limit for one function
                 with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
                     return self._run(*given)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # compiled anew for inputs of another kind, and failing
                 output = self.forward(*given)  # where this fails as well, it is not the compiler
                 self._without_compiler(error)

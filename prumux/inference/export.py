@@ -60,7 +60,7 @@ def export_onnx(model: PrumuxClassifier, folder: str | Path, tokenizer: object |
         import onnxscript  # noqa: F401  (what torch's exporter needs)
     except ImportError as error:
         raise UserError(f"the ONNX packages are not installed: {REMEDY}") from error
-    model = copy.deepcopy(model).float().eval()
+    model = copy.deepcopy(model).cpu().float().eval()
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: choose another folder, or remove it")

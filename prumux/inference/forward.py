@@ -36,7 +36,7 @@ class FastForward(nn.Module):
     def __init__(self, model: PrumuxClassifier, dtype: torch.dtype, int8: bool = False) -> None:
         """``int8``: the encoder's linear layers in int8, everything else in ``dtype``."""
         super().__init__()
-        model = copy.deepcopy(model).float().eval()
+        model = copy.deepcopy(model).cpu().float().eval()
         model.lm_head = None
         self.config = model.config
         self.all_tokens = isinstance(model, PrumuxForTokenClassification)

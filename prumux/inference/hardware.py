@@ -33,10 +33,8 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 INT8 = "int8"  # of the engine's linear layers; no dtype in which a whole model computes
 
 
-def int8_activations(device: torch.device) -> torch.dtype:
-    """The dtype beside int8: bfloat16 where the hardware computes with it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+def int8_activations() -> torch.dtype:
+    """The dtype beside int8 on a CPU: bfloat16 where it computes with that, else float32."""
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 

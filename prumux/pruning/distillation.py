@@ -82,6 +82,7 @@ def align(version: int, distances: Tensor, taught: list[int], alive: list[bool])
 
 def mean_squared_error(a: Tensor, b: Tensor, attended: Tensor | None) -> Tensor:
     """Mean over the attended positions ``[B, L]`` and all dimensions of ``a``, ``b`` [B, L, D]."""
+    a, b = a.float(), b.float()
     if attended is None:
         return nn.functional.mse_loss(a, b)
     per_position = (a - b).square().mean(-1)
@@ -128,7 +129,7 @@ def state_distillation_loss(student: Tensor, teacher: Tensor, counted: Tensor) -
         student: demultiplexed vectors ``[R, L, D]``. teacher: last hidden states of an unmultiplexed model, as large.
         counted: ``[R, L]``, 1 at tokens.
     """
-    weights = counted.to(teacher.dtype)
+    student, teacher, weights = student.float(), teacher.float(), counted.float()  # sums of a whole batch
     count = weights.sum().clamp_min(1)
     mean = (teacher * weights.unsqueeze(-1)).sum((0, 1)) / count  # (D,)
     spread = ((teacher - mean).square().mean(-1) * weights).sum()
@@ -138,6 +139,7 @@ def state_distillation_loss(student: Tensor, teacher: Tensor, counted: Tensor) -
 
 def logit_distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over rows ``[R, C]``; MSE for one output."""
+    student, teacher = student.float(), teacher.float()
     if student.shape[-1] == 1:
         return nn.functional.mse_loss(student, teacher)
     return temperature**2 * nn.functional.kl_div(

@@ -64,4 +64,4 @@ class Gates(nn.Module):
         return share
 
     def clamp_(self) -> None:
-        """Called after each optimizer step."""
+        """Called before each batch: keeps what is learned within its range."""

@@ -22,7 +22,7 @@ from prumux.pruning.masks import LayerMasks
 
 WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the hidden size at which blocks are timed
 INNER = (0.03, 0.125, 0.25, 0.5, 1.0)  # shares of the FFN's dimensions
-TOKENS = 1024  # of the mixture, timed at once
+TOKENS = {"cpu": 1 << 10, "cuda": 1 << 17}  # of the mixture, timed at once: as many as the engine takes
 REPEATS = 7
 
 
@@ -130,7 +130,7 @@ def measure(
     """Time single blocks of the encoder at several sizes on ``device``; seconds, medians."""
     conditions = _conditions(config, length, device, dtype)
     widths, heads, inner = (conditions[axis] for axis in ("widths", "heads", "inner"))
-    groups = max(1, TOKENS // length)
+    groups = max(1, TOKENS.get(device.type, TOKENS["cuda"]) // length)
     common = {"layer_norm_eps": config.layer_norm_eps, "dropout": 0.0}
     dense = LayerMasks(True, True)
     progress = tqdm(total=len(widths) * (len(heads) + len(inner)), desc="timing blocks")
@@ -172,7 +172,7 @@ def _conditions(
         "head_dim": config.head_dim,
         "hidden_act": config.hidden_act,
         "length": length,
-        "device": str(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "dtype": str(dtype),
         "threads": torch.get_num_threads(),
     }

@@ -19,6 +19,7 @@ from prumux.pruning.snapping import bracket
 SCORED = ("head", "intermediate", "hidden")  # whole blocks go when their last head or dimension does
 DECAY = 0.98  # of the running mean of the scores, per look
 LOOK_EVERY = 4  # steps between looks at the gradient
+SCALE = 2.0**10  # of the loss, so that float16 holds the gradients of the lower layers; exact in other dtypes
 TINY = 1e-12
 ROUNDING = 1e-9  # a third of 12 units is 4, not 3
 
@@ -90,9 +91,14 @@ class ScoreGates(Gates):
         if self._leaves:
             leaves, self._leaves = self._leaves, {}
             gradients = torch.autograd.grad(
-                loss, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+                SCALE * loss,
+                list(leaves.values()),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )  # a family of which nothing is left is not used
-            self.add(leaves.keys(), gradients)
+            if all(bool(gradient.isfinite().all()) for gradient in gradients):  # as a GradScaler skips a step
+                self.add(leaves.keys(), [gradient.float() / SCALE for gradient in gradients])
         self.steps += 1
 
     @torch.no_grad()
@@ -180,8 +186,9 @@ class UniformGates(ScoreGates):
         for family, size in self.sizes.items():
             units = size[-1]
             count = max(1, int(share * units + ROUNDING))
-            order = self.score(family).view(-1, units).argsort(dim=1, descending=True, stable=True)[:, :count]
-            masks[family] = torch.zeros(order.shape[0], units).scatter_(1, order.cpu(), 1.0).view(size)
+            score = self.score(family).view(-1, units)
+            order = score.argsort(dim=1, descending=True, stable=True)[:, :count]
+            masks[family] = torch.zeros_like(score).scatter_(1, order, 1.0).view(size)
         return Masks(**masks)
 
 
@@ -192,26 +199,27 @@ def fisher_scores(
 
     ``L`` is the task's loss on each of ``batches`` (Kwon et al., arXiv 2204.09656, section 4.2).
     """
-    training = model.training
+    training, device = model.training, model.device
     model.eval()
     for batch in batches:
-        leaves = {family: mask.requires_grad_() for family, mask in scores.masks().items()}
+        leaves = {family: mask.requires_grad_() for family, mask in scores.masks().to(device).items()}
+        batch = {name: value.to(device) for name, value in batch.items()}
         loss = model(**batch, masks=Masks(**leaves)).task_loss
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         scores.add(leaves.keys(), [gradient.square() for gradient in gradients])
     model.train(training)
 
 
-def start_from(gates: L0Gates, scores: ScoreGates, target: float, strength: float = 1.0) -> None:
+def start_from(gates: L0Gates, scores: ScoreGates, target: float) -> None:
     """Move L0 gates towards the structure that ``scores`` would keep at ``target``: a one-shot first guess.
 
-    A unit's log alpha becomes its log score's distance from the threshold, in standard deviations of its family, times
-    ``strength``; families that are not scored stay as they are.
+    A unit's log alpha becomes its log score's distance from the threshold, in standard deviations of its family;
+    families that are not scored stay as they are.
     """
     _, threshold = bracket(scores, target)
     with torch.no_grad():
         for family in scores.sizes:
             if family in gates.log_alpha:
                 distance = scores.importance(family) + threshold
-                gates.log_alpha[family].copy_(strength * distance / distance.std().clamp_min(TINY))
+                gates.log_alpha[family].copy_(distance / distance.std().clamp_min(TINY))
     gates.clamp_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 from typing import Any
 
 import torch
@@ -28,16 +29,22 @@ def evaluation_masks(gates: Gates, target: float, epsilon: float, multiple: int 
     Raises:
         UserError: no structure within reach has the target sparsity.
     """
+    gates = _on_cpu(gates)
     masks = rounded(gates, gates.deterministic(), multiple)
     if abs(gates.cost.removed(masks) - target) <= epsilon:
         return masks, False
     return snap(gates, target, epsilon, multiple), True
 
 
+def _on_cpu(gates: Gates) -> Gates:
+    """A copy where thousands of single units can be looked at without waiting for an accelerator each time."""
+    return copy.deepcopy(gates).cpu()
+
+
 def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Masks:
     """Move all gates by one common shift until the target is bracketed, then remove single units up to it.
 
-    FFN and hidden dimensions are kept in multiples of ``multiple``.
+    FFN and hidden dimensions are kept in multiples of ``multiple``. The masks are on the CPU.
 
     Raises:
         UserError: the model is sparser already, or no structure is within epsilon of the target.
@@ -47,6 +54,7 @@ def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Mask
             f"the model's {gates.cost.unit} is {already:.3f} already, above the target {target:g}: give a higher "
             "--target_sparsity or start from a denser model"
         )
+    gates = _on_cpu(gates)
     low, high = bracket(gates, target, multiple)
     masks = rounded(gates, gates.deterministic(high), multiple)
     order: list[Unit]

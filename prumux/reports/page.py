@@ -61,12 +61,17 @@ def _section(
     svg = svg[svg.index("<svg") :]  # the XML declaration has no place inside a page
     header, cells = row_cells(rows, metric)
     best_header, best = threshold_cells(rows)
+    thresholds = [
+        "<h3>Best speedup for an accuracy that must be kept</h3>",
+        _table(best_header, best),
+        "<p>* the fastest method</p>",
+    ]
     return "\n".join([
         f"<section><h2>{html.escape(task)}</h2>",
         f'<figure role="img" aria-label="speedup over {html.escape(metric)}, {html.escape(task)}">{svg}</figure>',
         "<p>Points are labelled (N, sparsity). Speedups are relative to the dense model, measured beside it.</p>",
-        _table(header, cells), "<h3>Best speedup for an accuracy that must be kept</h3>", _table(best_header, best),
-        "<p>* the fastest method</p>", "" if floor is None else f"<p>{html.escape(floor[0])}: {floor[1]:.3f}</p>",
+        _table(header, cells), *(thresholds if best else []),
+        "" if floor is None else f"<p>{html.escape(floor[0])}: {floor[1]:.3f}</p>",
         "</section>",
     ])  # fmt: skip
 

@@ -20,9 +20,13 @@ def best_by_threshold(
         rows: as ``collect`` gives them, the dense baseline first.
 
     Returns:
-        ``loss``, ``threshold`` and, per method that occurs, its row or ``None``.
+        ``loss``, ``threshold`` and, per method that occurs, its row or ``None``. Nothing where the baseline has no
+        score (it was not trained).
     """
     base = rows[0]["score"]
+    if base is None:
+        return []
+    rows = [row for row in rows if row["score"] is not None]
     methods = [method for method in METHODS[1:] if any(row["method"] == method for row in rows)]
     table = []
     for loss in losses:
@@ -44,7 +48,7 @@ def best_by_threshold(
 def threshold_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of :func:`best_by_threshold` as text, the fastest method of a line marked with an asterisk."""
     table = best_by_threshold(rows)
-    methods = [name for name in table[0] if name not in ("loss", "threshold")]
+    methods = [name for name in (table[0] if table else {}) if name not in ("loss", "threshold")]
     cells = []
     for line in table:
         best = max((line[m]["speedup"] for m in methods if line[m] is not None), default=None)

@@ -258,7 +258,8 @@ class DistillationTrainer(PrumuxTrainer):
         if self.distilled.gates is not None:
             self.distilled.gates.clamp_()
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        teacher = self.teaching(features)
+        with self.accelerator.autocast():
+            teacher = self.teaching(features)
         pruning = self.settings.pruning
         terms = model(
             inputs,

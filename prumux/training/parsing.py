@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -42,6 +43,7 @@ UNSUPPORTED = (
     "activation_checkpointing",
     "gradient_checkpointing",
 )
+logger = logging.getLogger(__name__)
 
 
 class _Parser(HfArgumentParser):
@@ -95,6 +97,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         model, data, pruning, training = parser.parse_dict(vars(parsed), allow_extra_keys=True)
     except (ValueError, TypeError) as error:
         raise UserError(f"wrong training arguments: {error}") from error
+    if training.n_gpu > 1:  # Transformers would split batches between them by rows, not by groups
+        logger.warning(
+            "%d GPUs are visible, one is used: start with torchrun --nproc_per_node %d for all of them",
+            training.n_gpu,
+            training.n_gpu,
+        )
+        training._n_gpu = 1
     return Arguments(model, data, pruning, training, recipe)
 
 

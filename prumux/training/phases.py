@@ -121,7 +121,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         raise UserError(
             f"{data.name} has no development set to choose the best model on: give --validation_file"
         )
-    arguments = converted(arguments)
+    with arguments.training.main_process_first(local=False, desc="converting"):
+        arguments = converted(arguments)
     tokenizer = choose_tokenizer(arguments, data.tokens)
     model = _model(arguments, data, pretraining, tokenizer)
     check_vocabulary(model, tokenizer)
@@ -179,7 +180,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
 
 def _from_corpus(arguments: Arguments) -> PrumuxTrainer:
     """The trainer of a pretraining phase on plain text."""
-    arguments = converted(arguments)
+    with arguments.training.main_process_first(local=False, desc="converting"):
+        arguments = converted(arguments)
     flags = arguments.data
     tokenizer = choose_tokenizer(arguments, tokens=False)
     model = _model(arguments, None, True, tokenizer)
@@ -217,8 +219,10 @@ def _model(
             )
     elif setting == "mlm_pretraining":
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
-    elif setting == "pruning":
-        overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}  # distillation is the whole loss
+    elif setting == "pruning" or arguments.pruning.distillation_path:  # distillation is the whole loss
+        if overrides.get("retrieval_loss_coeff"):
+            logger.info("taught by a teacher: --retrieval_loss_coeff and --task_loss_coeff are not used")
+        overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)

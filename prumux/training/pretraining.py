@@ -78,7 +78,10 @@ def pretraining_trainer(
     mlm = arguments.data.mlm_probability if model.config.task_loss_coeff > 0 else 0.0
     collator = MaskingCollator(tokenizer, model.config.num_instances, mlm, arguments.training.seed)
     evaluate_model = partial(
-        evaluate_pretraining, data=data, collator=collator, rows=arguments.training.per_device_eval_batch_size
+        evaluate_pretraining,
+        data=data,
+        collator=collator,
+        groups=arguments.training.per_device_eval_batch_size,
     )
     arguments.training.dataloader_drop_last = True
     trainer = PrumuxTrainer(model, arguments, data, tokenizer, collator, evaluate_model)
@@ -110,7 +113,7 @@ class StopWhenSolved(TrainerCallback):
 
 @torch.no_grad()
 def evaluate_pretraining(
-    model: PrumuxPreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], rows: int
+    model: PrumuxPreTrainedModel, data: TaskData, collator: Callable[..., dict[str, Tensor]], groups: int
 ) -> dict[str, float]:
     """Retrieval accuracy or negated masked-token loss (larger is better) over the validation rows, seeded.
 
@@ -124,7 +127,7 @@ def evaluate_pretraining(
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     device = next(model.parameters()).device
-    step = rows * model.config.num_instances
+    step = groups * model.config.num_instances
     for begin in range(0, len(data.validation), step):
         chunk = [data.validation[i] for i in range(begin, min(begin + step, len(data.validation)))]
         batch = {name: value.to(device) for name, value in collator(chunk).items()}

@@ -13,7 +13,7 @@ import yaml
 from prumux.data.tasks import get_task
 from prumux.errors import UserError
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.loading import FIXED_BY_WEIGHTS
+from prumux.models.loading import FIXED_BY_WEIGHTS, read_config
 
 MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances")
 PRUNED = "PruMUX"  # the folder of pruned models, in the scripts and in grids
@@ -113,10 +113,13 @@ def _local_config(model_path: str | None) -> dict[str, Any] | None:
 
 
 def instances_of(model_path: str | None) -> int | None:
-    """N of a checkpoint folder, ``None`` where it doesn't say."""
+    """N of a checkpoint folder or of a model on the hub, ``None`` where it doesn't say (or can't be reached)."""
     try:
-        return int((_local_config(model_path) or {})["num_instances"])
-    except (ValueError, KeyError, TypeError):
+        fields = _local_config(model_path)
+        if fields is None and model_path is not None and not Path(model_path).exists():
+            fields = read_config(model_path)
+        return int((fields or {})["num_instances"])
+    except (UserError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -65,6 +66,7 @@ def build_gates(
         gates = L0Gates(config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost)
         if flags.initial_gates == "fisher":
             scores = ScoreGates(config, pruning_type=flags.pruning_type, cost=cost)
+            nn.Module.to(model, arguments.training.device)  # where the Trainer wants it anyway
             fisher_scores(scores, model, _batches(arguments, data, collator))
             start_from(gates, scores, flags.targets[0])
     except UserError:
@@ -80,14 +82,16 @@ def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Co
     if arguments.pruning.target_speedup is None:
         return Cost(model.config)
     path = Path(str(training.output_dir)) / LATENCY_FILE
-    dtype = torch.bfloat16 if training.bf16 else torch.float32
+    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     conditions: dict[str, Any] = {"length": length, "device": training.device, "dtype": dtype}
-    if not Latency.is_of(path, model.config, **conditions):  # a resumed run goes on with the same times
-        write_json(path, measure(model.config, **conditions))
-    config = model.config
-    markers = config.num_instances if config.is_multiplexed and config.demuxing_variant == "index" else 0
+    with training.main_process_first(local=False, desc="timing blocks"):  # all prune by one table
+        # a resumed run goes on with the same times
+        if training.process_index == 0 and not Latency.is_of(path, model.config, **conditions):
+            write_json(path, measure(model.config, **conditions))
+    encoder = _encoder(model)
     tags = isinstance(model, PrumuxForTokenClassification)
-    return Latency.read(config, path, 1.0 if tags else (1 + markers) / (length + markers))
+    read = (encoder.first_position + 1) / (length + encoder.prefix_length)
+    return Latency.read(model.config, path, 1.0 if tags else read)
 
 
 def _batches(
@@ -170,5 +174,7 @@ def _cut(
 ) -> PrumuxPreTrainedModel:
     """The largest narrow model of ``plain`` of which so many copies fit side by side, by its units' Fisher scores."""
     gates = UniformGates(plain.config)
+    nn.Module.to(plain, arguments.training.device)
     fisher_scores(gates, plain, _batches(arguments, data, GroupingCollator(tokenizer, 1)))
+    plain.cpu()
     return compact(plain, snap(gates, gates.narrow(copies), arguments.pruning.sparsity_epsilon))

@@ -100,7 +100,10 @@ class Teaching:
                 # rounded the first time, too: a resumed run remembers other rows and must be taught the same
                 fresh[i] = state.to(torch.bfloat16), logits
                 if self._room > 0:
-                    kept = fresh[i][0].clone(), logits.clone()
+                    kept = (
+                        fresh[i][0].cpu().clone(),
+                        logits.cpu().clone(),
+                    )  # an accelerator's memory is for training
                     self._rows[keys[i]] = kept
                     self._room -= kept[0].nbytes + kept[1].nbytes
         return self._assembled(ids, keys, lengths, fresh)

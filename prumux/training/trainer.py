@@ -143,7 +143,8 @@ class PrumuxTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         model = self.current()
-        with torch.random.fork_rng():  # evaluation must not move the training's random state
+        # evaluation must not move the training's random state
+        with torch.random.fork_rng(), self.accelerator.autocast():
             metrics = self._evaluate_model(model)
         eligible = self.eligible()
         if eligible:

@@ -140,6 +140,9 @@ def test_an_evaluation_is_done_by_the_same_command_and_after_its_model(tmp_path)
     command = evaluation(tmp_path).command()
     assert evaluation(tmp_path, command).done
     assert not evaluation(tmp_path, command + " --num_groupings 5").done
+    assert evaluation(tmp_path, command.replace("evaluation.py", "project/evaluation.py")).done, (
+        "from above the project"
+    )
     job = evaluation(tmp_path, command)
     (tmp_path / "run.json").write_text("{}")
     os.utime(tmp_path / "run.json", (2e9, 2e9))  # trained again

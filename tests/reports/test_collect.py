@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,16 @@ def test_the_table_has_the_sparsity_that_was_counted(tmp_path):
     row = collect([store])[0][-1]
     assert row["sparsity"] == 0.6
     assert "|   2 |    0.598 |" in format_table([row])
+
+
+def test_a_baseline_that_was_not_trained_sets_no_threshold(tmp_path, capsys):
+    file = tmp_path / "a.json"
+    report = json.loads(Path(write(file, "toy", "m", 2.0)).read_text())
+    report["rows"][0]["score"] = None
+    file.write_text(json.dumps(report))
+    main(["report", str(file), "--html", str(tmp_path / "page.html")])
+    assert "2.00x" in (out := capsys.readouterr().out)
+    assert "must be kept" not in out + (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -369,3 +369,10 @@ def test_how_the_recipe_multiplexes_stays_where_its_variant_is_spelled_out(recip
     assert given.model.gaussian_hadamard_norm == 20
     other = f"{recipe(MULTIPLEXING)} --setting retrieval_pretraining --num_instances 2 --model_path plain"
     assert parse(f"{other} --muxing_variant random_ortho").model.gaussian_hadamard_norm is None
+
+
+def test_one_process_takes_one_gpu(monkeypatch, caplog):
+    monkeypatch.setattr("transformers.TrainingArguments.n_gpu", property(lambda arguments: 2))
+    training = parse("--num_instances 2").training
+    assert training._n_gpu == 1
+    assert "torchrun --nproc_per_node 2" in caplog.text

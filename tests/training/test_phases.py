@@ -142,6 +142,26 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
 
 
+def test_the_teacher_is_the_whole_loss_in_the_precision_of_the_run(shape, tmp_path):
+    dense, mux = tmp_path / "dense", tmp_path / "mux"
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(dense)])
+    flags = [*SMALL, "--config_name", shape, "--num_instances", "2", "--teacher", str(dense / "best"),
+             "--bf16", "--distill_states", "--retrieval_loss_coeff", "0.1", "--task_loss_coeff", "0.9",
+             "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(mux)]  # fmt: skip
+    trainer = build_trainer(parse_arguments(flags))
+    assert isinstance(trainer, DistillationTrainer)
+    seen = set()
+    for module in (
+        trainer.teaching.teacher.bert.encoder.layer[0].attention.self.query,
+        *trainer.student.modules(),
+    ):
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, given, output: seen.add(output.dtype))
+    trainer.train()
+    assert seen == {torch.bfloat16}
+    assert (trainer.student.config.retrieval_loss_coeff, trainer.student.config.task_loss_coeff) == (0, 1)
+
+
 def test_an_unmultiplexed_teacher_teaches_every_token(shape, tmp_path):
     """Finetuning and pruning a multiplexed model with a dense model's states, logits and the labels."""
 
