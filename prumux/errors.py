@@ -8,11 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 NEARLY_FULL = 1 << 20  # bytes
+MOST_SHOWN = 300  # characters of another program's message
 WRITER_ERRORS = ("os error", "inline_container", "iostream error")  # in messages of safetensors and PyTorch
 
 
 class UserError(ValueError):
     """A wrong argument, file or checkpoint; one line says what was wrong, what was expected and the remedy."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:MOST_SHOWN] if lines else type(error).__name__
 
 
 def write_failure(error: Exception, folder: str | Path) -> UserError | None:
@@ -24,7 +31,7 @@ def write_failure(error: Exception, folder: str | Path) -> UserError | None:
         return None
     reason = error.strerror or str(error) if isinstance(error, OSError) else None
     if reason is None and any(mark in str(error) for mark in WRITER_ERRORS):
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     if reason is None and _free_space(Path(folder)) < NEARLY_FULL:
         reason = "No space left on device"
     if reason is None:

@@ -17,7 +17,7 @@ from prumux.checkpoints.folding import fold_masks
 from prumux.checkpoints.labels import class_labels
 from prumux.checkpoints.names import Names, Pairs, both, demultiplexer_names, retrieval_names
 from prumux.checkpoints.source import TOKENIZER_FILES, Source, read_source
-from prumux.errors import UserError
+from prumux.errors import UserError, first_line
 from prumux.files import save_atomically
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.heads import (
@@ -66,9 +66,8 @@ def convert_checkpoint(
     except (
         Exception
     ) as error:  # a config.json can hold anything; torch and transformers answer in kinds of their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{source.name} has unexpected content ({reason[:200]}): it is damaged or of another kind"
+            f"{source.name} has unexpected content ({first_line(error)}): it is damaged or of another kind"
         ) from error
     files = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
     facts["tokenizer"] = (
@@ -217,7 +216,7 @@ def _load(
     try:
         model = model_class(PrumuxConfig(**fields)).eval()
     except Exception as error:  # the config's validation raises kinds of its own
-        raise UserError(f"{source.name}: wrong config.json: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{source.name}: wrong config.json: {first_line(error)}") from error
     for name, value in model.state_dict().items():
         if name not in state:
             raise UserError(f"{source.name}: nothing among its tensors gives {name}: it is incomplete")

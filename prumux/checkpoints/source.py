@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prumux.errors import UserError
+from prumux.errors import UserError, first_line
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MASKS = "zs.pt"
@@ -86,7 +86,7 @@ def _download(name: str) -> Path:
         raise UserError(f"{name} is neither a folder nor a name on the hub: check the spelling") from error
     except Exception as error:  # huggingface_hub raises many kinds, offline and online
         raise UserError(
-            f"can't download {name} ({str(error).splitlines()[0]}): check the name and the network, or give a folder"
+            f"can't download {name} ({first_line(error)}): check the name and the network, or give a folder"
         ) from error
 
 
@@ -99,7 +99,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors raise kinds of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it holds more than tensors, which could run code when it is read"
             if not zipfile.is_zipfile(file):

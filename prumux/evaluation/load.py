@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from prumux.errors import UserError
+from prumux.errors import UserError, first_line
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
 from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers
@@ -204,9 +204,8 @@ def _read_config(path: str | Path) -> Any:
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
-    cause = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(
-        f"can't load {shown(path)} ({cause[0][:200]}): the file is damaged or incomplete, create it again"
+        f"can't load {shown(path)} ({first_line(error)}): the file is damaged or incomplete, create it again"
     )
 
 

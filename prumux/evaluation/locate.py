@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
+from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.reports.methods import shown_sparsity
 
-MAX_SPARSITY = 0.99
 _PRUNED = re.compile(r"_sparsity(?P<sparsity>\d*\.?\d+)_(?P<instances>\d+)(_.*)?$")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from prumux.errors import UserError
+from prumux.errors import UserError, first_line
 from prumux.evaluation.predict import evaluation_mode, model_device
 from prumux.inference.engine import InferenceEngine
 from prumux.inference.hardware import resolve_device, resolve_dtype
@@ -81,9 +81,8 @@ def measure_throughput(
             except Exception as error:
                 if not compile:
                     raise
-                cause = str(error).strip().splitlines() or [type(error).__name__]
                 raise UserError(
-                    f"torch.compile failed for {name} ({cause[0]}): run without --compile"
+                    f"torch.compile failed for {name} ({first_line(error)}): run without --compile"
                 ) from error
             passes[name] = max(1, math.ceil(min_seconds / _time(run, 1, device)))
         for _ in tqdm(

@@ -14,11 +14,11 @@ import yaml
 
 from prumux.errors import UserError
 from prumux.evaluation.report import Settings
+from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.reports.methods import shown_sparsity
 from prumux.training.recipes import get_task_name, read_recipe, resolved
 
 PROJECT = Path(__file__).resolve().parents[2]
-MAX_SPARSITY = 0.99
 SWITCHES = ("dynamic_padding", "compile")  # of evaluation.py: there or not
 
 
@@ -200,7 +200,7 @@ def _check(grid: GridConfig, path: Path) -> None:
     require(bool(grid.num_instances) and grid.num_instances[0] >= 1, "num_instances from 1 on")
     require(
         bool(grid.sparsity) and grid.sparsity[0] >= 0 and grid.sparsity[-1] <= MAX_SPARSITY,
-        "sparsity 0 to 0.99",
+        f"sparsity 0 to {MAX_SPARSITY}",
     )
     require(
         (grid.model is None) != (grid.config is None), "either model (weights) or config (random weights)"

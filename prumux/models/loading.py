@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
-from prumux.errors import UserError
+from prumux.errors import UserError, first_line
 from prumux.models.backbones import BACKBONES
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.modeling import PrumuxPreTrainedModel
@@ -75,7 +75,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError) as error:  # ValueError: not JSON, not UTF-8
         raise UserError(
-            f"can't read the model configuration {path} ({_first_line(error)}): expected a folder, a JSON file or the "
+            f"can't read the model configuration {path} ({first_line(error)}): expected a folder, a JSON file or the "
             "name of a model on the hub; check the name and the network"
         ) from error
     if not isinstance(fields, dict):
@@ -129,7 +129,7 @@ def build_config(
     try:
         config = PrumuxConfig(**values)
     except Exception as error:  # the config's validation raises kinds of its own
-        raise UserError(f"wrong model configuration: {_first_line(error)}") from error
+        raise UserError(f"wrong model configuration: {first_line(error)}") from error
     if config.hidden_act not in ACT2FN:
         raise UserError(
             f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu"
@@ -196,7 +196,7 @@ def load_model(
             )  # or it would be saved under the source's names again
     except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
         raise UserError(
-            f"can't load the weights of {model_path} ({_first_line(error)}): expected model.safetensors that fits "
+            f"can't load the weights of {model_path} ({first_line(error)}): expected model.safetensors that fits "
             f"the configuration; the file is missing or damaged"
         ) from error
     _check_weights(model_path, report)
@@ -245,7 +245,7 @@ def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokeniz
                 raise ValueError("its vocabulary is missing")
     except Exception as error:
         raise UserError(
-            f"can't load a tokenizer from {path} ({_first_line(error)}): give --tokenizer_name with a folder or the "
+            f"can't load a tokenizer from {path} ({first_line(error)}): give --tokenizer_name with a folder or the "
             "name of a model on the hub"
         ) from error
     for name, token in (("padding", tokenizer.pad_token_id), ("first", tokenizer.cls_token_id)):
@@ -261,7 +261,7 @@ def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:
     try:
         return model_class(config)
     except ValueError as error:
-        raise UserError(f"wrong model configuration: {_first_line(error)}") from error
+        raise UserError(f"wrong model configuration: {first_line(error)}") from error
 
 
 def _check_weights(path: str, report: Mapping[str, Any]) -> None:
@@ -342,8 +342,3 @@ def _is_classifier(path: str) -> bool:
             )  # RoBERTa, ELECTRA: HEAD
     except Exception:  # damaged: loading says so
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

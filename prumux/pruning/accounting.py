@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prumux.models.configuration import PrumuxConfig
 from prumux.pruning.masks import Masks, resolve
 
+MAX_SPARSITY = 0.99  # the most that is asked for
 Number = float | Tensor
 
 

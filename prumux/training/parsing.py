@@ -13,6 +13,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from prumux.errors import UserError
+from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
 from prumux.pruning.scores import SCORED
@@ -27,9 +28,6 @@ from prumux.training.arguments import (
     PruningArguments,
 )
 from prumux.training.recipes import instances_of, recipe_defaults
-
-MAX_SPARSITY = 0.99
-
 
 MAX_SPEEDUP = 100
 
@@ -69,7 +67,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         seed=57,
         logging_steps=50,
         eval_strategy="epoch",
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
     )
     switches = {f.name for kind in kinds for f in fields(kind) if f.type in ("bool | None", bool | None)}
     for action in parser._actions:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from prumux.data.corpus import is_corpus, load_corpus
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData, tokenize
-from prumux.errors import UserError, write_failure
+from prumux.errors import UserError, first_line, write_failure
 from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         if isinstance(error, RuntimeError) and "install" not in str(error):
             raise
         # a flag of Transformers asks for a package that is not installed
-        raise UserError(f"{str(error).strip().splitlines()[0]}: change the flag that asks for it") from error
+        raise UserError(f"{first_line(error)}: change the flag that asks for it") from error
     if training.do_train:
         if overwrite:
             clear(output)
