@@ -189,6 +189,13 @@ class PruningArguments:
     reg_learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate of gates and multipliers."}
     )
+    multiplier_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the Lagrangian's multipliers: they must grow before the gates follow the target, "
+            "so a short training needs a larger one. Default: --reg_learning_rate."
+        },
+    )
     droprate_init: float = field(
         default=0.5, metadata={"help": "Drop rate at which the gates of FFN dimensions start."}
     )

@@ -179,8 +179,9 @@ def _check(values: Any) -> None:
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
-    rate = values.head_learning_rate
-    require(rate is None or 0 <= rate < math.inf, "head_learning_rate", "0 or more")
+    for flag in ("head_learning_rate", "multiplier_learning_rate"):
+        rate = getattr(values, flag)
+        require(rate is None or 0 <= rate < math.inf, flag, "0 or more")
     for flag in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         dropout = getattr(values, flag)
         require(dropout is None or 0 <= dropout < 1, flag, "a share from 0 to below 1")

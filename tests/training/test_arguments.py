@@ -240,6 +240,7 @@ def test_a_missing_recipe(tmp_path):
         ("learning_rate", "-1"),
         ("learning_rate", "nan"),
         ("reg_learning_rate", "-0.01"),
+        ("multiplier_learning_rate", "-1"),
         ("retrieval_percentage", "0"),
         ("retrieval_percentage", "1.2"),
         ("retrieval_loss_coeff", "-1"),

@@ -273,6 +273,19 @@ def test_the_head_may_learn_faster(shape, tmp_path):
     assert len(rates) == len(named)
 
 
+def test_gates_and_multipliers_have_rates_of_their_own(shape, tmp_path):
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    flags = [*SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "dense" / "best"), "--target_sparsity",
+             "0.5", "--reg_learning_rate", "0.05", "--output_dir", str(tmp_path / "pruned")]  # fmt: skip
+
+    def rates(*more: str) -> list[float]:
+        groups = build_trainer(parse_arguments([*flags, *more])).create_optimizer().param_groups
+        return [group["lr"] for group in groups[-2:]]
+
+    assert rates() == [0.05, 0.05]
+    assert rates("--multiplier_learning_rate", "0.25") == [0.05, 0.25]
+
+
 def test_finetuning_may_keep_the_model_it_starts_from(shape, tmp_path):
     flags = [*SMALL, "--eval_on_start", "--output_dir"]
     run([*flags, str(tmp_path / "dense"), "--setting", "baseline", "--config_name", shape])
