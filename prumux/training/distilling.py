@@ -360,7 +360,9 @@ class DistillationTrainer(PrumuxTrainer):
                 gates.cost.unit,
                 learned,
                 reached,
-                ": the schedule is too short, give it more --num_train_epochs" if far else "",
+                ": the schedule is too short, give it more --num_train_epochs or a larger --multiplier_learning_rate"
+                if far
+                else "",
             )
         return compact(self.student, masks)
 
