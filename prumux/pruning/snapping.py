@@ -38,7 +38,8 @@ def evaluation_masks(gates: Gates, target: float, epsilon: float, multiple: int 
 
 def _on_cpu(gates: Gates) -> Gates:
     """A copy where thousands of single units can be looked at without waiting for an accelerator each time."""
-    return copy.deepcopy(gates).cpu()
+    elsewhere = any(value.device.type != "cpu" for value in gates.state_dict().values())
+    return copy.deepcopy(gates).cpu() if elsewhere else gates
 
 
 def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Masks:

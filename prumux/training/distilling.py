@@ -292,13 +292,11 @@ class DistillationTrainer(PrumuxTrainer):
             for parameter in gates.parameters():
                 parameter.requires_grad_(True)
             pruning = self.settings.pruning
-            rate = pruning.reg_learning_rate
-            own = {"params": list(gates.log_alpha.values()), "lr": rate, "weight_decay": 0.0}
-            optimizer.add_param_group(own)
+            own = {"lr": pruning.reg_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({"params": list(gates.log_alpha.values()), **own})
             if pruning.multiplier_learning_rate is not None:
-                rate = pruning.multiplier_learning_rate
-            own = {"params": list(gates.multipliers()), "lr": rate, "weight_decay": 0.0, "maximize": True}
-            optimizer.add_param_group(own)
+                own["lr"] = pruning.multiplier_learning_rate
+            optimizer.add_param_group({"params": list(gates.multipliers()), "maximize": True, **own})
         return super().create_optimizer(model)
 
     def create_scheduler(
