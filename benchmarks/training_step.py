@@ -144,7 +144,7 @@ class Ours:
 
         from prumux import L0Gates
         from prumux.pruning.distillation import LayerMap
-        from prumux.training.distilling import Distilled
+        from prumux.training.distilled import Distilled
 
         torch.manual_seed(0)
         self.device, self.autocast = device, autocast

@@ -27,7 +27,8 @@ def add_command(commands: Any) -> None:
 
 
 def _grid(arguments: argparse.Namespace) -> str:
-    from prumux.grid.plan import plan, read_grid
+    from prumux.grid.config import read_grid
+    from prumux.grid.plan import plan
     from prumux.grid.run import STORE, describe, estimate, pick, run_jobs, write_slurm
 
     grid = read_grid(arguments.grid)

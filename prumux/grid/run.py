@@ -21,7 +21,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from prumux.errors import UserError
-from prumux.grid.plan import PROJECT, GridConfig, Job, project_file
+from prumux.grid.config import PROJECT, GridConfig, project_file
+from prumux.grid.plan import Job
 from prumux.reports.provenance import atomic_file
 from prumux.reports.store import VARIABLE
 from prumux.training.folder import check_writable

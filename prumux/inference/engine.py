@@ -6,8 +6,7 @@ import logging
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from prumux.errors import UserError
+from prumux.inference.check import CHECKED_LENGTH, logit_difference
 from prumux.inference.forward import FastForward
 from prumux.inference.hardware import INT8, int8_activations, resolve_device, resolve_dtype
+from prumux.inference.texts import Text, text_batches
 from prumux.models.heads import PrumuxClassifier
 
 logger = logging.getLogger(__name__)
 
 TOKENS_PER_CHUNK = {"cpu": 1024, "cuda": 1 << 17}  # of the mixture; on a CPU what its caches hold
-CHECKED_LENGTH = 24  # tokens of the random rows on which the build is checked
-# Largest difference from the model's own float32 logits, as a share of their largest value.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
-INT8_TOLERANCE = 0.15
-WINDOW = 64  # batches that `predict` sorts by length together
-
-Text = str | tuple[str, str] | list[str]
 
 
 def compile_for_inference(
@@ -119,7 +113,9 @@ class InferenceEngine:
         with torch.inference_mode():
             if compile:
                 self._compile(progress)
-            self._check(model)
+            self.max_logit_diff = logit_difference(
+                self, model, dtype=dtype, int8=int8, max_length=self.forward.max_length
+            )
 
     # ---- building
 
@@ -169,51 +165,6 @@ class InferenceEngine:
             "no compiler for the fast forward (%s): running it without, slower", _cause(error)[:200]
         )
         self._run, self.compiled = self.forward, False
-
-    def _random_rows(self) -> Tensor:
-        """Token ids [rows, L], the same in every build."""
-        length = min(CHECKED_LENGTH, self.forward.max_length)
-        generator = torch.Generator().manual_seed(0)
-        rows = 3 * self.num_instances
-        return torch.randint(self.config.vocab_size, (rows, length), generator=generator)
-
-    def _random_call(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Random rows, their ragged mask [rows, L], and the engine's logits."""
-        ids = self._random_rows()
-        lengths = torch.arange(len(ids)) % ids.shape[1] + 1
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return ids, mask, self(ids, mask)
-
-    def _check(self, model: PrumuxClassifier) -> None:
-        """Compare with the model's own logits.
-
-        Raises:
-            UserError: they differ by more than the dtype explains, or are not finite.
-        """
-        ids, mask, ours = self._random_call()
-        modes = [(module, module.training) for module in model.modules()]
-        parameter = next(model.parameters())
-        reference = model.eval()
-        if parameter.dtype != torch.float32:
-            import copy
-
-            reference = copy.deepcopy(model).float()
-        theirs = reference(ids.to(parameter.device), mask.to(parameter.device)).logits.cpu()
-        for module, training in modes:
-            module.training = training
-        if theirs.dim() == 3:  # at padding there is nothing to compare
-            ours, theirs = ours[mask.bool()], theirs[mask.bool()]
-        difference = (ours.cpu() - theirs).abs().max().item()
-        self.max_logit_diff = difference
-        allowed = (INT8_TOLERANCE if self.int8 else TOLERANCE[self.dtype]) * max(
-            1.0, theirs.abs().max().item()
-        )
-        if not difference <= allowed:
-            raise UserError(
-                f"the fast forward's logits differ by {difference:.2g} from the model's (allowed in "
-                f"{INT8 if self.int8 else str(self.dtype).removeprefix('torch.')}: {allowed:.2g}): use float32, or the "
-                "plain model"
-            )
 
     # ---- running
 
@@ -403,49 +354,29 @@ class InferenceEngine:
             raise UserError(
                 f"predict takes the texts themselves, not a {type(texts).__name__}: give a list or one column"
             )
-        length_bucketing = length_bucketing and not self.config.attend_padding
-        length = min(max_seq_length, self.forward.max_length)
-        rows = batch_size * self.num_instances
-        found: list[np.ndarray] = []
+        batches = text_batches(
+            texts,
+            self.tokenizer,
+            rows=batch_size * self.num_instances,
+            max_length=min(max_seq_length, self.forward.max_length),
+            length_bucketing=length_bucketing and not self.config.attend_padding,
+            pad_token_id=self._pad_id,
+        )
+        order: list[np.ndarray] = []
+        logits: list[np.ndarray] = []
         total = len(texts) if hasattr(texts, "__len__") else None  # type: ignore[arg-type]
         with tqdm(
             total=total, desc="predict", unit="text", disable=None if progress else True, leave=False
         ) as bar:
-            for window in _windows(texts, rows * WINDOW):
-                encoded = self._encode(window, length)
-                sizes = np.array([len(ids) for ids in encoded["input_ids"]])
-                order = np.argsort(sizes, kind="stable") if length_bucketing else np.arange(len(window))
-                logits = None
-                for start in range(0, len(order), rows):
-                    chosen = order[start : start + rows]
-                    width = int(sizes[chosen].max()) if length_bucketing else length
-                    batch = {
-                        name: _padded(values, chosen, width, self._pad_id if name == "input_ids" else 0)
-                        for name, values in encoded.items()
-                    }
-                    part = self(**batch).cpu().numpy()
-                    logits = np.empty((len(window), part.shape[1]), np.float32) if logits is None else logits
-                    logits[chosen] = part
-                    bar.update(len(chosen))
-                assert logits is not None
-                found.append(logits)
-        if not found:
+            for positions, batch in batches:
+                order.append(positions)
+                logits.append(self(**batch).cpu().numpy())
+                bar.update(len(positions))
+        if not order:
             raise UserError("no texts to predict: give at least one")
-        return np.concatenate(found)
-
-    def _encode(self, texts: list[Text], length: int) -> dict[str, list[list[int]]]:
-        """Token ids, masks and, where the model has them, types of one window of texts."""
-        pairs = not isinstance(texts[0], str)
-        for text in texts:
-            parts = text if pairs and isinstance(text, tuple | list) and len(text) == 2 else [text]
-            if (len(parts) == 2) != pairs or not all(isinstance(part, str) for part in parts):
-                raise UserError(
-                    f"{str(text)[:80]!r} is no text to predict: give sentences, or pairs of sentences"
-                )
-        columns = list(zip(*texts, strict=True)) if pairs else [texts]
-        encoded = self.tokenizer(*map(list, columns), truncation=True, max_length=length)
-        wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if pairs else ()))
-        return {name: encoded[name] for name in wanted if name in encoded}
+        found = np.concatenate(logits)
+        found[np.concatenate(order)] = np.concatenate(logits)
+        return found
 
 
 def _with_own_code(module: FastForward) -> FastForward:
@@ -462,20 +393,6 @@ def _with_own_code(module: FastForward) -> FastForward:
 def _within(ids: Tensor, size: int, unknown: bool = True) -> bool:
     """Are all numbers from 0 to below ``size``; ``unknown`` on a GPU, which would have to be waited for."""
     return unknown if ids.device.type != "cpu" else 0 <= int(ids.min()) <= int(ids.max()) < size
-
-
-def _windows(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
-    iterator = iter(texts)
-    while window := list(islice(iterator, size)):
-        yield window
-
-
-def _padded(values: list[list[int]], chosen: np.ndarray, width: int, pad: int) -> Tensor:
-    batch = torch.full((len(chosen), width), pad, dtype=torch.long)
-    for row, index in enumerate(chosen):
-        ids = torch.tensor(values[int(index)])
-        batch[row, : len(ids)] = ids
-    return batch
 
 
 def _cause(error: Exception) -> str:

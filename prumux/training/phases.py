@@ -27,7 +27,8 @@ from prumux.pruning.gates import Gates
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
 from prumux.training.arguments import PRETRAINING, Arguments
-from prumux.training.distilling import DistillationTrainer, Distilled
+from prumux.training.distilled import Distilled
+from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import (
     BEST,
     RUN_FILE,

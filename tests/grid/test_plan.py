@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from prumux.errors import UserError
-from prumux.grid.plan import PROJECT, plan, read_grid
+from prumux.grid.config import PROJECT, read_grid
+from prumux.grid.plan import plan
 from prumux.training.parsing import parse_arguments
 
 TOY = {

@@ -17,7 +17,8 @@ from prumux.__main__ import main
 from prumux.auto.points import read_points
 from prumux.errors import UserError
 from prumux.grid import run
-from prumux.grid.plan import PROJECT, Job
+from prumux.grid.config import PROJECT
+from prumux.grid.plan import Job
 from prumux.grid.run import describe, pick, run_jobs, write_slurm
 from prumux.training.folder import computing_flags
 from prumux.training.parsing import parse_arguments

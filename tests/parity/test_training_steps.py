@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.optimization import get_linear_schedule_with_warmup
 
 from prumux import L0Gates, Masks
-from prumux.training.distilling import Distilled
+from prumux.training.distilled import Distilled
 from tests.parity.authors import AuthorsStudent, authors_alignment, expected_size, prunable_size
 from tests.parity.recorded import GOLDEN, TOLERANCE, masks_of, meta, names, tensors
 
