@@ -73,6 +73,11 @@ def parse() -> argparse.Namespace:
         help="read the rows in A groupings and average their logits: more accuracy at 1/A of the speed",
     )
     add("--num_groupings", type=int, default=1, help="average accuracy over so many groupings (default 1)")
+    add(
+        "--group_by_length",
+        action="store_true",
+        help="group rows of similar length, as in training and in engine.predict, not as they come",
+    )
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")
     add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")
     add(

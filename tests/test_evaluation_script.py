@@ -133,10 +133,10 @@ def test_a_triple_beside_its_dense_baseline(call, out, monkeypatch):
 
 def test_a_model_by_path_with_another_dtype_and_a_random_baseline(call, out, tmp_path, caplog):
     model = save(tmp_path / "mine", num_instances=2, hidden_size=32)
-    options = ["--dtype", "bfloat16", "--dynamic_padding", "--output_dir", out]
+    options = ["--dtype", "bfloat16", "--dynamic_padding", "--group_by_length", "--output_dir", out]
     result = call("--model", model, *options, *QUICK)
     assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "mine" / "evaluation.json").read_text())
+    report = json.loads((tmp_path / "mine" / "evaluation.group_by_length.json").read_text())
     dense, muxed = report["rows"]
     assert (dense["model"], muxed["model"]) == ("dense (random weights)", "DataMUX")
     assert dense["score"] is None

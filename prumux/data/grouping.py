@@ -164,10 +164,13 @@ def _sorted_by(lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[np.argsort(-lengths[rows], kind="stable")]
 
 
-def groupings(num_rows: int, num_groupings: int, seed: int = 0) -> list[np.ndarray]:
+def groupings(
+    num_rows: int, num_groupings: int, seed: int = 0, lengths: Sequence[int] | None = None
+) -> list[np.ndarray]:
     """Row orders ``[num_rows]`` for evaluation: first the input's own order, then seeded permutations.
 
-    Order k is the same for every ``num_groupings`` > k.
+    Order k is the same for every ``num_groupings`` > k. With ``lengths`` (tokens of each row) every order is sorted by
+    them, so that only rows of equal length change places.
 
     Raises:
         ValueError: ``num_groupings`` < 1.
@@ -178,4 +181,6 @@ def groupings(num_rows: int, num_groupings: int, seed: int = 0) -> list[np.ndarr
     orders += [
         np.random.default_rng([seed, place]).permutation(num_rows) for place in range(1, num_groupings)
     ]
+    if lengths is not None:
+        orders = [order[np.argsort(np.asarray(lengths)[order], kind="stable")] for order in orders]
     return orders

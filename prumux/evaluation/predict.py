@@ -138,6 +138,7 @@ def evaluate(
     progress: bool = True,
     ensemble: int = 1,
     average_groupings: int = 1,
+    group_by_length: bool = False,
 ) -> dict[str, float]:
     """The task's metrics over the development set, averaged over K ways to group the rows.
 
@@ -155,6 +156,7 @@ def evaluate(
         num_instances: N; the model's own ``config.num_instances`` unless given.
         ensemble: as in :func:`predict_logits`.
         average_groupings: A; a prediction is the mean of the logits in A groupings, K times over.
+        group_by_length: rows of similar length are neighbours, as in training and in the engine's ``predict``.
 
     Returns:
         For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
@@ -174,7 +176,8 @@ def evaluate(
     label2id = getattr(getattr(model, "config", None), "label2id", None)
     if num_instances == 1:
         num_groupings = average_groupings = 1
-    orders = groupings(len(data.validation), num_groupings * average_groupings, seed)
+    lengths = data.validation["length"] if group_by_length else None
+    orders = groupings(len(data.validation), num_groupings * average_groupings, seed, lengths)
     logits = [
         predict_logits(
             model, data.validation, collator, batch_size, order=order, progress=progress, ensemble=ensemble

@@ -40,7 +40,7 @@ class Settings:
         dynamic_padding: for accuracy, pad each batch to its longest row only.
         ensemble: slots with the same row, see ``predict_logits``. average_groupings: groupings whose logits are
             averaged, see ``evaluate``. Both are 1 for a model that doesn't multiplex.
-        num_groupings: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
+        num_groupings, group_by_length: see ``evaluate``. repeats: timed repeats. seed: of groupings and random tokens.
     """
 
     batch_size: int = 128
@@ -53,6 +53,7 @@ class Settings:
     ensemble: int = 1
     average_groupings: int = 1
     num_groupings: int = 1
+    group_by_length: bool = False
     repeats: int = 5
     seed: int = 0
 
@@ -248,6 +249,7 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
             "accuracy_std": row["score_std"],
             "metric": report["main_metric"],
             "groupings": settings["num_groupings"],
+            "grouped_by": "length" if settings["group_by_length"] else "order",
             "ensemble": row["ensemble"] * row["average_groupings"],
             "examples_per_second": row["examples_per_second"],
             "baseline_examples_per_second": reference["examples_per_second"],
@@ -269,6 +271,7 @@ def report_path(report: dict[str, Any]) -> Path:
     row = report["rows"][-1]
     path = Path(row["path"])
     parts = [f"{name}_{row[name]}" for name in ("ensemble", "average_groupings") if row[name] > 1]
+    parts += ["group_by_length"] if report["settings"]["group_by_length"] else []
     return (path.parent if path.name == "best" else path) / ".".join(["evaluation", *parts, "json"])
 
 
@@ -308,6 +311,7 @@ def _metrics(
         num_instances=instances(candidate.model),
         ensemble=_if_multiplexed(candidate.model, settings.ensemble),
         average_groupings=settings.average_groupings,
+        group_by_length=settings.group_by_length,
     )
 
 

@@ -14,7 +14,7 @@ from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.training.recipes import get_task_name
 
 PROJECT = Path(__file__).resolve().parents[2]
-SWITCHES = ("dynamic_padding", "compile")  # of evaluation.py: there or not
+SWITCHES = ("dynamic_padding", "group_by_length", "compile")  # of evaluation.py: there or not
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ OPTIONAL = (
     "parameters",
     "ensemble",
 )  # numbers where they are there
-CONDITIONS = ("device", "dtype", "length", "engine")  # under which throughputs can be compared
+CONDITIONS = ("device", "dtype", "length", "engine", "grouped_by")  # under which results can be compared
 
 
 def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def newest_evaluations(
 
     Raises:
         UserError: no evaluation, a line with a missing or wrong value, or evaluations of a task under different
-            conditions (device, dtype, length, engine), whose speedups can't be compared.
+            conditions (device, dtype, length, engine, grouping), which can't be compared.
     """
     paths = [Path(path) for path in paths]
     where = ", ".join(map(str, paths))
@@ -90,6 +90,7 @@ def newest_evaluations(
             raise
         line["method"] = line.get("method") or method_name(line["num_instances"], line["sparsity"])
         line["ensemble"] = line.get("ensemble") or 1
+        line["grouped_by"] = line.get("grouped_by") or "order"
         names = ("task", "method", "num_instances", "sparsity", "layers", "ensemble", "train_seed")
         key = tuple(line.get(name) for name in names)
         if key not in newest or _time(line) >= _time(newest[key]):
@@ -100,11 +101,13 @@ def newest_evaluations(
         )
     lines = list(newest.values())
     for name in {line["task"] for line in lines if asked is None or line["task"].lower() in asked}:
-        seen = {tuple(line.get(key) for key in CONDITIONS) for line in lines if line["task"] == name}
-        if len(seen) > 1:
-            described = "; ".join(sorted(" ".join(str(value) for value in values) for values in seen))
+        seen = {key: {str(line.get(key)) for line in lines if line["task"] == name} for key in CONDITIONS}
+        differing = [
+            f"{key} {' or '.join(sorted(values))}" for key, values in seen.items() if len(values) > 1
+        ]
+        if differing:
             raise UserError(
-                f"{where}: {name} was evaluated under different conditions ({described}), whose speedups can't be "
+                f"{where}: {name} was evaluated under different conditions ({', '.join(differing)}), which can't be "
                 "compared: evaluate all models alike, keep a store for each, or choose another --task"
             )
     _check_unit(lines)

@@ -53,6 +53,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     hardware, installed = made["hardware"], made["versions"]
     processor = hardware["cpu"] if settings["device"] == "cpu" else hardware["gpu"]
     padding = "the longest row" if settings["dynamic_padding"] else f"{settings['max_seq_length']} tokens"
+    by_length = " by length" if settings.get("group_by_length") else ""
     lines = [format_table(report["rows"], report["main_metric"]), ""]
     for row in report["rows"]:
         lines.append(
@@ -72,7 +73,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             lines.append("  " + ", ".join(f"{name} {value:.3f}" for name, value in extra.items()))
     lines += [
         f"{report['main_metric']} on {report['task']}, development set, padded to {padding}, "
-        f"{settings['num_groupings']} grouping(s); throughput at {settings['max_seq_length']} tokens, "
+        f"{settings['num_groupings']} grouping(s){by_length}; throughput at {settings['max_seq_length']} tokens, "
         f"speedup over {report['baseline']}",
         f"{processor}, {settings['device']}, {settings['dtype']}, {hardware['threads']} threads, "
         f"engine {'torch.compile' if settings['compile'] else settings.get('engine', 'eager')}; "

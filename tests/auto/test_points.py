@@ -124,6 +124,16 @@ def test_speedups_that_cannot_be_compared(tmp_path):
         read_points(file, ["A"])
 
 
+def test_groups_by_length_and_by_order_cannot_be_compared(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
+    append("evaluation", line(0.8, 2.0, 1), 0, file)
+    assert read_points(file), "lines that say nothing are by order"
+    append("evaluation", line(0.8, 4.0, 1, grouped_by="length"), 0, file)
+    with pytest.raises(UserError, match=r"conditions \(grouped_by length or order\)"):
+        read_points(file)
+
+
 @pytest.mark.parametrize(
     "change", [{"task": None}, {"num_instances": None}, {"sparsity": "x"}, {"accuracy_std": "x"}]
 )

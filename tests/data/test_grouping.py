@@ -185,6 +185,17 @@ def test_groupings_are_permutations_that_start_with_the_input(num_rows: int, num
         assert np.array_equal(restored, values)
 
 
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 4))
+def test_groupings_by_length_are_sorted_and_change_rows_of_equal_length_only(
+    lengths: list[int], number: int
+) -> None:
+    orders = groupings(len(lengths), number, lengths=lengths)
+    assert len(orders) == number
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(len(lengths)))
+        assert [lengths[row] for row in order] == sorted(lengths)
+
+
 def test_groupings_need_at_least_one() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         groupings(3, 0)

@@ -142,6 +142,14 @@ def test_logits_averaged_over_groupings(tokenizer):
     }
 
 
+def test_neighbours_of_similar_length(tokenizer):
+    model = GroupMean(2)
+    dataset = rows_of([3, 9, 3, 9, 4, 8])
+    evaluate(model, Data(dataset), tokenizer, 2, num_groupings=2, group_by_length=True, progress=False)
+    lengths = [batch["attention_mask"].sum(1).tolist() for batch in model.batches]
+    assert lengths == 2 * [[3, 3], [4, 8], [9, 9]]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
 def test_the_batch_size_does_not_choose_the_neighbours(tokenizer, batch_size):
     dataset, collator = rows_of([3] * 8), GroupingCollator(tokenizer, 2)
