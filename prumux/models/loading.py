@@ -302,7 +302,7 @@ def _check_fixed(path: str, made_with: Mapping[str, Any], config: PrumuxConfig) 
 def _check_labels(path: str, fields: Mapping[str, Any], config: PrumuxConfig) -> None:
     """A classifier's labels must be the task's (in any case), in any order that its own config gives."""
     stored = fields.get("id2label")
-    if not stored or not _is_classifier(path):
+    if not stored or not is_classifier(path):
         return
     names = [str(stored[key]) for key in sorted(stored, key=int)]
     wanted = list(config.id2label.values())
@@ -328,7 +328,8 @@ def _are_placeholders(names: Sequence[Any]) -> bool:
     return [str(name) for name in names] == [f"LABEL_{i}" for i in range(len(names))]
 
 
-def _is_classifier(path: str) -> bool:
+def is_classifier(path: str) -> bool:
+    """Do the weights of a folder have a classifier; of those elsewhere it is believed."""
     from safetensors import safe_open
 
     file = Path(path) / "model.safetensors"

@@ -22,7 +22,7 @@ from prumux.models.heads import (
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
 )
-from prumux.models.loading import load_model
+from prumux.models.loading import is_classifier, load_model
 from prumux.pruning.gates import Gates
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
@@ -228,6 +228,8 @@ def _model(
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
     path = arguments.model.model_name_or_path
+    if setting == "pruning" and path is not None and not is_classifier(path):
+        logger.warning("%s has no trained classifier: prune a model that was finetuned on the task", path)
     if arguments.model.separate_instances and path is not None:
         return empty_model(kind, path, overrides, None if data is None else data.label_names)
     return load_model(

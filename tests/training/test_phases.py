@@ -335,6 +335,29 @@ def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
         run([*SMALL, "--setting", "pruning", "--model_path", "x", "--target_sparsity", "0.5", "0.3"])
 
 
+def test_pruning_what_was_not_finetuned_is_said(shape, tmp_path, caplog):
+    flags = [*SMALL, "--num_instances", "2"]
+    warm, mux = str(tmp_path / "warm" / "best"), str(tmp_path / "mux" / "best")
+    run(
+        [
+            *flags,
+            "--setting",
+            "retrieval_pretraining",
+            "--config_name",
+            shape,
+            "--output_dir",
+            str(tmp_path / "warm"),
+        ]
+    )
+    run([*flags, "--setting", "finetuning", "--model_path", warm, "--output_dir", str(tmp_path / "mux")])
+    for start, said in ((mux, False), (warm, True)):
+        caplog.clear()
+        build_trainer(
+            parse_arguments([*flags, "--setting", "pruning", "--model_path", start, "--teacher", mux])
+        )
+        assert ("has no trained classifier" in caplog.text) == said
+
+
 def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
     def go(name: str, *flags: str) -> dict:
         return run([*SMALL, "--logging_steps", "2", *flags, "--output_dir", str(tmp_path / name)])
