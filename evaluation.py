@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     add(
         "--group_by_length",
         action="store_true",
-        help="group rows of similar length, as in training and in engine.predict, not as they come",
+        help="group rows of similar length, as in training, not as they come",
     )
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")
     add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")
@@ -86,7 +86,11 @@ def parse() -> argparse.Namespace:
         help="a dense model's folder, or a config for random weights (default OUTPUT_DIR/TASK/dense/best if "
         "that has the model's shape, else random weights in that shape)",
     )
-    add("--json", metavar="PATH", help="result file (default evaluation.json beside the model)")
+    add(
+        "--json",
+        metavar="PATH",
+        help="result file (default evaluation.json beside the model, options in its name)",
+    )
     args = parser.parse_args()
     if args.model is None and None in (args.task, args.sparsity, args.num_instances):
         parser.error("give TASK SPARSITY N, or TASK --model PATH")

@@ -22,6 +22,7 @@ from prumux.inference import engine
 from prumux.inference.forward import FastForward
 from prumux.models.demultiplexers import DEMULTIPLEXERS
 from prumux.models.multiplexers import MULTIPLEXERS
+from prumux.pruning import scores
 from prumux.pruning.distillation import LayerMap
 from prumux.pruning.gates import Gates
 from prumux.pruning.scores import ScoreGates
@@ -38,6 +39,10 @@ variants = pytest.mark.parametrize(
 )
 
 
+def _counts(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.dim() > 0 or value.device == DEVICE)
+
+
 class OneDevice(TorchDispatchMode):
     """Refuses what an accelerator refuses: an operation on tensors of two devices (numbers of the CPU are allowed).
 
@@ -48,9 +53,7 @@ class OneDevice(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        devices = {
-            v.device.type for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor) and v.dim() > 0
-        }
+        devices = {v.device.type for v in tree_leaves((args, kwargs)) if _counts(v)}
         name = func._schema.name
         if (
             name == "aten::_to_copy"
@@ -86,7 +89,7 @@ def test_the_watch_sees_two_devices() -> None:
 
 @variants
 @pytest.mark.parametrize("head", HEADS)
-def test_training_every_variant(head: type, muxing: str, demuxing: str) -> None:
+def test_forward_and_backward_of_every_variant(head: type, muxing: str, demuxing: str) -> None:
     model = model_of(head, muxing, demuxing).to(DEVICE).train()
     with OneDevice():
         logits = model(**rows(labels=False)).logits
@@ -129,7 +132,10 @@ def test_an_engine_takes_rows_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 @pytest.mark.parametrize("gates", [L0Gates, ScoreGates])
 @torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)
-def test_a_pruning_step(gates: Callable[[PrumuxConfig], Gates], states: bool) -> None:
+def test_a_pruning_step(
+    gates: Callable[[PrumuxConfig], Gates], states: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "LOOK_EVERY", 1)
     student = model_of(PrumuxForSequenceClassification)
     teacher = model_of(PrumuxForSequenceClassification, n=1 if states else 2).to(DEVICE).eval()
     width = student.config.hidden_size

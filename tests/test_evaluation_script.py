@@ -139,6 +139,7 @@ def test_a_model_by_path_with_another_dtype_and_a_random_baseline(call, out, tmp
     report = json.loads((tmp_path / "mine" / "evaluation.group_by_length.json").read_text())
     dense, muxed = report["rows"]
     assert (dense["model"], muxed["model"]) == ("dense (random weights)", "DataMUX")
+    assert "1 grouping(s) by length" in result.stdout
     assert dense["score"] is None
     assert dense["num_instances"] == 1
     assert (report["settings"]["dtype"], report["settings"]["dynamic_padding"]) == ("bfloat16", True)

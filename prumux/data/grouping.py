@@ -182,5 +182,6 @@ def groupings(
         np.random.default_rng([seed, place]).permutation(num_rows) for place in range(1, num_groupings)
     ]
     if lengths is not None:
-        orders = [order[np.argsort(np.asarray(lengths)[order], kind="stable")] for order in orders]
+        tokens = np.asarray(lengths)
+        orders = [order[np.argsort(tokens[order], kind="stable")] for order in orders]
     return orders

@@ -156,7 +156,8 @@ def evaluate(
         num_instances: N; the model's own ``config.num_instances`` unless given.
         ensemble: as in :func:`predict_logits`.
         average_groupings: A; a prediction is the mean of the logits in A groupings, K times over.
-        group_by_length: rows of similar length are neighbours, as in training and in the engine's ``predict``.
+        group_by_length: rows of similar length are neighbours, as in training and, for models that mask padding, in the
+            engine's ``predict``. Then groupings differ in the order of rows of equal length only.
 
     Returns:
         For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
@@ -176,7 +177,7 @@ def evaluate(
     label2id = getattr(getattr(model, "config", None), "label2id", None)
     if num_instances == 1:
         num_groupings = average_groupings = 1
-    lengths = data.validation["length"] if group_by_length else None
+    lengths = data.validation["length"][:] if group_by_length else None  # at once, not row by row
     orders = groupings(len(data.validation), num_groupings * average_groupings, seed, lengths)
     logits = [
         predict_logits(

@@ -249,7 +249,7 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
             "accuracy_std": row["score_std"],
             "metric": report["main_metric"],
             "groupings": settings["num_groupings"],
-            "grouped_by": "length" if settings["group_by_length"] else "order",
+            "grouped_by": "length" if settings["group_by_length"] and row["num_instances"] > 1 else "order",
             "ensemble": row["ensemble"] * row["average_groupings"],
             "examples_per_second": row["examples_per_second"],
             "baseline_examples_per_second": reference["examples_per_second"],
@@ -267,11 +267,11 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
 
 
 def report_path(report: dict[str, Any]) -> Path:
-    """Where a report goes by default: RUN/evaluation.json for RUN/best, else into the model's folder."""
+    """Where a report goes by default: beside RUN/best, else into the model's folder; options are in the name."""
     row = report["rows"][-1]
     path = Path(row["path"])
     parts = [f"{name}_{row[name]}" for name in ("ensemble", "average_groupings") if row[name] > 1]
-    parts += ["group_by_length"] if report["settings"]["group_by_length"] else []
+    parts += ["group_by_length"] if report["settings"]["group_by_length"] and row["num_instances"] > 1 else []
     return (path.parent if path.name == "best" else path) / ".".join(["evaluation", *parts, "json"])
 
 

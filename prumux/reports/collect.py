@@ -32,7 +32,7 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
         Rows as ``format_table`` and ``plot_frontier`` take them, and the name of the score.
 
     Raises:
-        UserError: no file, one that holds no results, or results of different tasks.
+        UserError: no file, one that holds no results, or results of different tasks or groupings.
     """
     paths = [Path(file) for file in files]
     if not paths:
@@ -40,9 +40,20 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
     stores = [path for path in paths if path.suffix.lower() == STORE]
     tables = [path for path in paths if path.suffix.lower() in TABLES]
     rows = _joined(_from_stores(stores, task) if stores else [], _from_points(tables, task) if tables else [])
+    grouped: dict[str, Path] = {}
     for path in paths:
         if path not in stores and path not in tables:
-            rows += _from_report(path, keep_baseline=not rows)
+            report = _read(path)
+            rows += _from_report(report, keep_baseline=not rows)
+            if report["rows"][-1]["num_instances"] > 1:
+                by_length = (report.get("settings") or {}).get("group_by_length", False)
+                grouped["by length" if by_length else "as they come"] = path
+    if len(grouped) > 1:
+        found = ", ".join(f"{path} {how}" for how, path in grouped.items())
+        raise UserError(
+            f"rows were grouped differently ({found}), which can't be compared: evaluate all models with "
+            "--group_by_length or none"
+        )
     rows = _of_one_task(rows, task)
     baseline = [row for row in rows if row["method"] == "dense"][:1]
     if not baseline and (stores or tables):
@@ -79,8 +90,7 @@ def _of_one_task(rows: list[dict[str, Any]], task: str | None) -> list[dict[str,
     return rows
 
 
-def _from_report(file: Path, keep_baseline: bool) -> list[dict[str, Any]]:
-    report = _read(file)
+def _from_report(report: dict[str, Any], keep_baseline: bool) -> list[dict[str, Any]]:
     rows = [row for row in report["rows"] if row["model"] == report["baseline"]] if keep_baseline else []
     if report["rows"][-1]["model"] != report["baseline"]:
         rows.append(report["rows"][-1])

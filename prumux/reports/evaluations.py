@@ -18,7 +18,7 @@ OPTIONAL = (
     "parameters",
     "ensemble",
 )  # numbers where they are there
-CONDITIONS = ("device", "dtype", "length", "engine", "grouped_by")  # under which results can be compared
+CONDITIONS = ("device", "dtype", "length", "engine")  # under which throughputs can be compared
 
 
 def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, Any]:
@@ -101,7 +101,9 @@ def newest_evaluations(
         )
     lines = list(newest.values())
     for name in {line["task"] for line in lines if asked is None or line["task"].lower() in asked}:
-        seen = {key: {str(line.get(key)) for line in lines if line["task"] == name} for key in CONDITIONS}
+        own = [line for line in lines if line["task"] == name]
+        seen = {key: {str(line.get(key)) for line in own} for key in CONDITIONS}
+        seen["grouped_by"] = {line["grouped_by"] for line in own if line["num_instances"] > 1}
         differing = [
             f"{key} {' or '.join(sorted(values))}" for key, values in seen.items() if len(values) > 1
         ]

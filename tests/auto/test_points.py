@@ -129,7 +129,10 @@ def test_groups_by_length_and_by_order_cannot_be_compared(tmp_path):
     append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
     append("evaluation", line(0.8, 2.0, 1), 0, file)
     assert read_points(file), "lines that say nothing are by order"
-    append("evaluation", line(0.8, 4.0, 1, grouped_by="length"), 0, file)
+    append("evaluation", line(0.9, 1.5, 1, 1, 0.6, grouped_by="order"), 0, file)
+    append("evaluation", line(0.8, 2.0, 1, grouped_by="length"), 0, file)
+    assert read_points(file), "without multiplexing there are no groups"
+    append("evaluation", line(0.8, 4.0, 1, s=0.8), 0, file)
     with pytest.raises(UserError, match=r"conditions \(grouped_by length or order\)"):
         read_points(file)
 

@@ -154,3 +154,5 @@ def test_a_third_decimal_has_a_folder_of_its_own_and_switches_may_be_off(tmp_pat
     jobs = plan(read_grid(written(tmp_path, sparsity=[0.9, 0.925], evaluation={"dynamic_padding": False})))
     assert any(job.name.startswith("toy/PruMUX/toy_sparsity0.925_") for job in jobs)
     assert not any("dynamic_padding" in part for job in jobs for part in job.argv)
+    jobs = plan(read_grid(written(tmp_path, evaluation={"group_by_length": True})))
+    assert all("--group_by_length" in job.argv for job in jobs if job.script == "evaluation.py")

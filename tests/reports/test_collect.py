@@ -51,6 +51,16 @@ def test_what_is_no_report_is_named(tmp_path):
         collect(mixed)
 
 
+def test_models_that_were_grouped_differently_are_not_joined(tmp_path):
+    files = [write(tmp_path / f"{i}.json", "toy", f"m{i}", 2.0 + i) for i in range(2)]
+    for file in files:
+        report = json.loads(Path(file).read_text())
+        Path(file).write_text(json.dumps(report | {"settings": {"group_by_length": file == files[1]}}))
+    with pytest.raises(UserError, match="grouped differently"):
+        collect(files)
+    assert len(collect(files[1:])[0]) == 2
+
+
 def test_a_store_and_a_table_of_the_same_models(tmp_path):
     store, table = tmp_path / "runs.jsonl", tmp_path / "points.csv"
     for n, s, accuracy, speedup in ((1, 0.0, 0.9, 1.0), (2, 0.6, 0.8123, 4.5)):

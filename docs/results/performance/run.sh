@@ -5,6 +5,7 @@
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out/performance}
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+[ -z "${MODEL:-}" ] || : "${PRUNED:?name the pruned model, too}" "${DATA_DIR:?name the folder of SST-2}"
 mkdir -p "$OUTPUT_DIR"
 measure() { # measure NAME SCRIPT FLAGS...
   local name=$1 script=$2
