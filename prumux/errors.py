@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 NEARLY_FULL = 1 << 20  # bytes
@@ -14,6 +15,12 @@ WRITER_ERRORS = ("os error", "inline_container", "iostream error")  # in message
 
 class UserError(ValueError):
     """A wrong argument, file or checkpoint; one line says what was wrong, what was expected and the remedy."""
+
+
+def did_you_mean(wrong: str, known: Mapping[str, str]) -> str:
+    """A question with the name of the key of ``known`` (key: name) closest to ``wrong``; empty where none is close."""
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean '{known[close[0]]}'? " if close else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prumux.errors import UserError
+from prumux.errors import UserError, did_you_mean
 
 GLUE_HUB_ID = "nyu-mll/glue"
 
@@ -179,8 +178,7 @@ def get_task(name: str) -> Task:
     by_key = {_key(known): task for known, task in TASKS.items()} | {"conll2003": TASKS["NER"]}
     if (key := _key(str(name))) in by_key:
         return by_key[key]
-    close = difflib.get_close_matches(key, by_key, n=1)
-    hint = f"did you mean '{by_key[close[0]].name}'? " if close else ""
+    hint = did_you_mean(key, {known: task.name for known, task in by_key.items()})
     raise UserError(
         f"unknown task '{name}': {hint}choose one of {', '.join(TASKS)}, "
         "or give your own data with --train_file and --validation_file"

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from prumux.errors import UserError
+from prumux.errors import UserError, did_you_mean
 from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
@@ -46,7 +46,9 @@ logger = logging.getLogger(__name__)
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help")
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        flags = {flag: flag for action in self._actions for flag in action.option_strings}
+        raise UserError(f"{message}: {did_you_mean(unknown, flags)}see --help")
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:

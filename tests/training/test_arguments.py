@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,11 @@ def test_unknown_flags_and_abbreviations(argv):
     assert "unrecognized arguments" in message
     assert argv[0] in message
     assert "see --help" in message
+
+
+@pytest.mark.parametrize("wrong", ["--target_sparsty", "--target-sparsty=0.6", "--target_sparse"])
+def test_a_misspelt_flag_names_the_nearest(wrong):
+    assert re.search(r"did you mean '--target[-_]sparsity'\?", refused([*TOY, wrong]))
 
 
 def test_no_data():
