@@ -186,7 +186,7 @@ def load_model(
                 if made_with["_kind"] in BACKBONES
                 else None,
                 dtype=torch.float32,
-                use_safetensors=True,
+                weights_only=True,  # of a pickle; it is read where there is no safetensors file
                 ignore_mismatched_sizes=True,  # refused below, with the shapes
                 output_loading_info=True,
             )
@@ -196,8 +196,8 @@ def load_model(
             )  # or it would be saved under the source's names again
     except Exception as error:  # safetensors, huggingface_hub and transformers raise many kinds
         raise UserError(
-            f"can't load the weights of {model_path} ({first_line(error)}): expected model.safetensors that fits "
-            f"the configuration; the file is missing or damaged"
+            f"can't load the weights of {model_path} ({first_line(error)}): expected model.safetensors (or "
+            "pytorch_model.bin) that fits the configuration; the file is missing or damaged"
         ) from error
     _check_weights(model_path, report)
     headless = any(name.startswith("classifier.") for name in report["missing_keys"])

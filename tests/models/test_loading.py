@@ -100,10 +100,13 @@ def test_random_weights_from_an_architecture(shape):
     assert model.config.label2id == {"negative": 0, "positive": 1}
 
 
-@pytest.mark.parametrize("naming", ["now", "gamma and beta", "no prefix"])
+@pytest.mark.parametrize("naming", ["now", "gamma and beta", "no prefix", "pytorch_model.bin"])
 @pytest.mark.parametrize("num_instances", [1, 2])
 def test_bert_checkpoints_initialise_the_encoder(bert, naming, num_instances):
     weights = load_file(bert / "model.safetensors")
+    if naming == "pytorch_model.bin":  # older checkpoints, such as google/electra-base-discriminator
+        (bert / "model.safetensors").unlink()
+        torch.save(weights, bert / naming)
     if naming == "gamma and beta":  # bert-base-uncased
         renamed = {
             k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
@@ -211,11 +214,13 @@ class _Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_is_never_loaded(checkpoint, tmp_path):
+def test_a_pickle_runs_no_code(checkpoint, tmp_path):
     folder = checkpoint()
     (folder / "model.safetensors").unlink()
+    torch.save({"weight": torch.ones(1), "more": _Bomb(tmp_path / "exploded")}, folder / "pytorch_model.bin")
+    assert "expected model.safetensors (or pytorch_model.bin)" in refused(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb(tmp_path / "exploded")))
-    assert "expected model.safetensors" in refused(folder)
+    assert "expected model.safetensors (or pytorch_model.bin)" in refused(folder)
     assert not (tmp_path / "exploded").exists()
 
 
