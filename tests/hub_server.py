@@ -44,10 +44,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(404, b"{}", **{"X-Error-Code": kind, "X-Error-Message": "not here"})
 
     def _repository(self, parts: list[str]) -> tuple[Path | None, list[str]]:
-        """The folder that [models|datasets] / ORG / NAME / ... names, and what follows the name."""
+        """The folder that [models|datasets] / [ORG /] NAME / ... names, and what follows the name."""
         kind = parts.pop(0) if parts[:1] in (["models"], ["datasets"]) else "models"
-        folder = self.root.joinpath(kind, *parts[:2])
-        return (folder if len(parts) >= 2 and folder.is_dir() else None), parts[2:]
+        for length in (2, 1):
+            folder = self.root.joinpath(kind, *parts[:length])
+            if len(parts) >= length and folder.is_dir():
+                return folder, parts[length:]
+        return None, []
 
     def _entries(self, folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
         return [

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
+from transformers import AutoTokenizer
 
 from prumux import PrumuxForSequenceClassification
 from tests.hub_server import serve
@@ -115,13 +116,22 @@ def test_a_corpus(on_hub: tuple[Path, Run], tmp_path: Path) -> None:
     assert "retrieval_accuracy" in trained(done, out)["metrics"]
 
 
-def test_a_published_checkpoint(on_hub: tuple[Path, Run], mux: Path, tmp_path: Path) -> None:
+def test_a_published_checkpoint_takes_the_tokenizer_of_its_encoder(
+    on_hub: tuple[Path, Run], mux: Path, tmp_path: Path
+) -> None:
     root, run = on_hub
     name = "princeton-nlp/muxbert_base_mnli_gaussian_hadamard_index_pos_2"
-    shutil.copytree(mux, root / "models" / name)
+    published = shutil.copytree(mux, root / "models" / name)
+    for file in published.glob("*tok*"):  # such repositories hold a configuration and weights
+        file.unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(895))]
+    (root / "models/bert-base-uncased").mkdir()
+    (root / "models/bert-base-uncased/vocab.txt").write_text("\n".join(words))
+    (root / "models/bert-base-uncased/config.json").write_text('{"model_type": "bert"}')
     done = run("-m", "prumux", "convert", name, tmp_path / "mnli_2")
     assert done.returncode == 0, done.stderr
     assert PrumuxForSequenceClassification.from_pretrained(tmp_path / "mnli_2").config.num_instances == 2
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "mnli_2")) == 900
 
 
 def test_a_name_that_the_hub_does_not_have(on_hub: tuple[Path, Run], tmp_path: Path) -> None:

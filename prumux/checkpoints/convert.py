@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from prumux.checkpoints.fields import SPECIAL_IDS, encoder_fields, multiplexing_fields
 from prumux.checkpoints.folding import fold_masks
@@ -19,14 +20,18 @@ from prumux.checkpoints.names import Names, Pairs, both, demultiplexer_names, re
 from prumux.checkpoints.source import TOKENIZER_FILES, Source, read_source
 from prumux.errors import UserError, first_line
 from prumux.files import save_atomically
+from prumux.models.backbones import BACKBONES
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.heads import (
     PrumuxForMaskedLM,
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
 )
+from prumux.models.loading import load_tokenizer, standard_tokenizer
 from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure, model_size
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ def convert_checkpoint(
             BERT; dense, dense with ``zs.pt``, or physically pruned.
         dst: a folder that does not exist yet.
         task: gives the classes their names where the checkpoint doesn't; found in ``src``'s name where that says it.
-        tokenizer: folder or hub name to take the tokenizer from, where ``src`` has none.
+        tokenizer: folder or hub name to take the tokenizer from, where ``src`` has none (default: its kind's, such as
+            bert-base-uncased's, where that has as many tokens).
 
     Raises:
         UserError: anything that is not understood completely; ``dst`` is not written then.
@@ -69,26 +75,38 @@ def convert_checkpoint(
         raise UserError(
             f"{source.name} has unexpected content ({first_line(error)}): it is damaged or of another kind"
         ) from error
-    files = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
-    facts["tokenizer"] = (
-        "copied" if files else tokenizer or "none: name one with --tokenizer before evaluating"
-    )
-    loaded = None
-    if not files and tokenizer is not None:
-        from prumux.models.loading import load_tokenizer
-
-        loaded = load_tokenizer(tokenizer)
+    found, facts["tokenizer"] = _tokenizer(source, model, tokenizer)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
-        if loaded is not None:
-            loaded.save_pretrained(folder)
+        if found is not None:
+            found.save_pretrained(folder)
         (folder / "conversion.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     save_atomically(dst, write)
     return Conversion(facts)
+
+
+def _tokenizer(
+    source: Source, model: PrumuxPreTrainedModel, given: str | None
+) -> tuple[PreTrainedTokenizerBase | None, str]:
+    """The source's own tokenizer, else the given one, else its kind's; and where it is from.
+
+    It is saved anew: its files may rely on the ``model_type`` of the source's configuration.
+    """
+    words = isinstance(model, PrumuxForTokenClassification)
+    if any((source.folder / name).is_file() for name in TOKENIZER_FILES):
+        try:
+            return load_tokenizer(str(source.folder), words=words), "its own"
+        except UserError:
+            logger.warning("%s: its tokenizer's files can't be read", source.name)
+    if given is not None:
+        return load_tokenizer(given, words=words), given
+    kind = str(source.config["model_type"])
+    standard = standard_tokenizer(kind, model.config.vocab_size, words=words)
+    if standard is None:
+        return None, "none: name one with --tokenizer before evaluating"
+    return standard, f"none of its own: that of {BACKBONES[kind].default_tokenizer}"
 
 
 def _build(source: Source, task: str | None) -> tuple[PrumuxPreTrainedModel, dict[str, str]]:
@@ -181,6 +199,8 @@ def _state(
             names.check_tied("retrieval_head.decoder.bias", "retrieval_head.bias", state["lm_head.bias"])
     if "lm_head.bias" not in state and model_class is not PrumuxForMaskedLM:
         fields["retrieval_loss_coeff"] = 0.0
+    if model_class is PrumuxForTokenClassification:
+        names.take_all("bert.pooler.")  # which no token is read through
     state |= names.take_all("bert.")
     return state, model_class
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from safetensors import SafetensorError
 from prumux.errors import UserError, first_line
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
-from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers
+from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers, standard_tokenizer
 from prumux.reports.methods import method_name
 
 logger = logging.getLogger(__name__)
 
-BERT_TOKENIZER = "bert-base-uncased"  # of every model that the authors published without one
 BROKEN_FOLDER = (
     OSError,
     ValueError,
@@ -68,15 +66,15 @@ def _tokenizer(path: Path, model: torch.nn.Module, given: str | None) -> Any:
     except UserError:
         if given is not None:
             return load_tokenizer(given, words=words)
-        default = None
-        with contextlib.suppress(UserError):
-            default = load_tokenizer(BERT_TOKENIZER) if (path / "conversion.json").is_file() else None
-        if default is None or len(default) != model.config.vocab_size:  # type: ignore[arg-type,union-attr]
+        standard = None
+        if (path / "conversion.json").is_file():  # converted while the hub was out of reach
+            standard = standard_tokenizer("bert", model.config.vocab_size, words=words)  # type: ignore[arg-type,union-attr]
+        if standard is None:
             raise UserError(
                 f"{shown(path)} has no tokenizer: name the one it was trained with (--tokenizer, a folder or hub name)"
             ) from None
-        logger.warning("%s has no tokenizer: taking that of %s", shown(path), BERT_TOKENIZER)
-        return default
+        logger.warning("%s has no tokenizer: taking BERT's", shown(path))
+        return standard
 
 
 def load_baseline(baseline: str | None, measured: Candidate, dense: Path, seed: int) -> Candidate:

@@ -24,7 +24,8 @@ class Backbone:
 
 def _roberta(given: Mapping[str, Any]) -> dict[str, Any]:
     """Positions are counted from behind the padding token's id."""
-    pad = given.get("pad_token_id", 1)
+    pad = given.get("pad_token_id")
+    pad = 1 if pad is None else pad
     return {"pad_token_id": pad, "position_offset": pad + 1}
 
 
@@ -50,6 +51,8 @@ BACKBONES: dict[str, Backbone] = {
     "bert": Backbone(
         names={
             r"^cls\.predictions\.transform\.dense\.": "lm_head.transform.0.",
+            r"^cls\.predictions\.transform\.LayerNorm\.gamma$": "lm_head.transform.2.weight",  # before Transformers
+            r"^cls\.predictions\.transform\.LayerNorm\.beta$": "lm_head.transform.2.bias",  # can rename them
             r"^cls\.predictions\.transform\.LayerNorm\.": "lm_head.transform.2.",
             r"^cls\.predictions\.bias$": "lm_head.bias",
         },

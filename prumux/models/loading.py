@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
@@ -82,7 +82,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds no model configuration: expected a JSON object with fields such as hidden_size"
         )
-    kind = fields.pop("model_type", "prumux")
+    # without a type it is an old BERT, such as prajjwal1/bert-tiny
+    kind = fields.pop("model_type", "prumux" if "num_instances" in fields else "bert")
     if kind not in SUPPORTED_TYPES:
         raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
     architectures = fields.pop("architectures", None)
@@ -222,6 +223,15 @@ def default_tokenizer(config_path: str | None) -> str | None:
     return BACKBONES[kind].default_tokenizer if kind in BACKBONES else None
 
 
+def standard_tokenizer(kind: str, vocab_size: int, *, words: bool = False) -> PreTrainedTokenizerBase | None:
+    """The tokenizer on the hub of an encoder's kind; ``None`` out of reach, or if it has another number of tokens."""
+    try:
+        tokenizer = load_tokenizer(BACKBONES[kind].default_tokenizer, words=words)
+    except UserError:
+        return None
+    return tokenizer if len(tokenizer) == vocab_size else None
+
+
 def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of the first of ``paths`` that is given.
 
@@ -238,7 +248,7 @@ def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokeniz
         raise UserError(f"no folder {path}: expected a model's folder, or the name of a model on the hub")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path, **({"add_prefix_space": True} if words else {}))
+            tokenizer = _read_tokenizer(path, {"add_prefix_space": True} if words else {})
             if len(tokenizer) <= len(
                 tokenizer.all_special_ids
             ):  # what Transformers makes up where there are no files
@@ -255,6 +265,19 @@ def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokeniz
                 "bert-base-uncased"
             )
     return tokenizer
+
+
+def _read_tokenizer(path: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path, **options)
+    except Exception as error:
+        try:
+            fields, _ = PrumuxConfig.get_config_dict(path)
+        except OSError:
+            raise error from None
+        if "model_type" in fields:
+            raise
+        return BertTokenizer.from_pretrained(path, **options)  # an old BERT, as `read_config` has it
 
 
 def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
-from prumux import Masks, UserError, compact, convert_checkpoint
+from prumux import Masks, PrumuxForTokenClassification, UserError, compact, convert_checkpoint
 from prumux.__main__ import main
 from prumux.checkpoints.source import MASKS
 from prumux.pruning.accounting import model_size
 from prumux.training.phases import run
+from tests.conftest import AUTHORS_SHAPE
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
@@ -96,6 +103,36 @@ def test_the_round_trip_of_a_pruned_model(bert, tmp_path):
         "--lagrangian_warmup_epochs", "0.5",
     ])  # fmt: skip
     assert further["sparsity"] == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_tokenizer_of_an_older_release_loads_afterwards(bert, tmp_path):
+    """CoFi's models have a vocab.txt, and no word of what kind it is but in their config.json."""
+    for file in bert.glob("*tok*"):
+        file.unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(895))]
+    (bert / "vocab.txt").write_text("\n".join(words))
+    (bert / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 512}')
+    convert_checkpoint(bert, tmp_path / "ours")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert tokenizer("Word7 word44").input_ids == [2, 12, 49, 3]
+    assert tokenizer.model_max_length == 512
+
+
+def test_a_pooler_that_no_token_is_read_through_is_left_out(tmp_path):
+    """dslim/bert-base-NER has one."""
+    model = BertForTokenClassification(BertConfig(**AUTHORS_SHAPE, num_labels=3)).eval()
+    model.save_pretrained(tmp_path / "bert-NER")
+    state = model.state_dict() | {
+        "bert.pooler.dense.weight": torch.ones(16, 16),
+        "bert.pooler.dense.bias": torch.ones(16),
+    }
+    (tmp_path / "bert-NER/model.safetensors").unlink()
+    torch.save(state, tmp_path / "bert-NER/pytorch_model.bin")
+    convert_checkpoint(tmp_path / "bert-NER", tmp_path / "ours")
+    ours = PrumuxForTokenClassification.from_pretrained(tmp_path / "ours").eval()
+    ids = torch.randint(1, 50, (2, 7))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_the_classes_of_mnli(mux, tmp_path):

@@ -122,6 +122,47 @@ def test_bert_checkpoints_initialise_the_encoder(bert, naming, num_instances):
     assert all(torch.equal(state[name], weights[name]) for name in shared)
 
 
+@pytest.mark.parametrize("naming", ["now", "gamma and beta"])
+def test_the_masked_word_head_of_a_bert_is_its_own(tmp_path, naming, rows):
+    model = BertForMaskedLM(BertConfig(**SHAPE)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "bert")
+    if naming == "gamma and beta":
+        renamed = {
+            k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+            for k, v in load_file(tmp_path / "bert/model.safetensors").items()
+        }
+        save_file(renamed, tmp_path / "bert/model.safetensors", metadata={"format": "pt"})
+    ours = load_model(
+        PrumuxForMaskedLM, model_path=str(tmp_path / "bert"), config_path=None, overrides={}, label_names=None,
+        classifies=False,
+    ).eval()  # fmt: skip
+    ids, mask = rows(4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(ids, mask).logits[mask.bool()], model(ids, mask).logits[mask.bool()], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_configuration_without_a_type_is_an_old_bert(tmp_path, rows):
+    """Such as prajjwal1/bert-tiny, which has a vocab.txt and no more of a tokenizer."""
+    model = BertForMaskedLM(BertConfig(**SHAPE)).eval()
+    model.save_pretrained(tmp_path / "tiny")
+    file = tmp_path / "tiny/config.json"
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({name: fields[name] for name in SHAPE}))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(45))]
+    (tmp_path / "tiny/vocab.txt").write_text("\n".join(words))
+    assert load_tokenizer(str(tmp_path / "tiny"))("Word7 word44").input_ids == [2, 12, 49, 3]
+    ours = load_model(
+        PrumuxForMaskedLM, model_path=str(tmp_path / "tiny"), config_path=None, overrides={}, label_names=None,
+        classifies=False,
+    )  # fmt: skip
+    theirs = model.cls.predictions.transform
+    assert torch.equal(ours.lm_head.transform[0].weight, theirs.dense.weight)
+
+
 def test_a_pretrained_multiplexer_is_used(tmp_path, tiny):
     model = PrumuxForMaskedLM(tiny(num_instances=2))
     model.save_pretrained(tmp_path / "warm")
