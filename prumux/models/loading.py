@@ -211,6 +211,7 @@ def load_model(
         raise UserError(
             f"{model_path} does not say which of its classes is which: write their names ({', '.join(label_names)}, in "
             "the order it was trained with) into id2label and label2id of its config.json"
+            + ("" if Path(model_path).exists() else f", after hf download {model_path} --local-dir FOLDER")
         )
     if report["missing_keys"]:
         logger.info("%s: initialised anew: %s", model_path, ", ".join(sorted(report["missing_keys"])))
