@@ -1,4 +1,4 @@
-"""Rows into groups of N: the collator, the sampler that keeps similar lengths together, seeded groupings."""
+"""Rows into groups of N: the collator, the sampler that keeps groups of similar length together, seeded groupings."""
 
 from __future__ import annotations
 
@@ -95,26 +95,32 @@ class GroupingCollator:
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Each row index once, in an order whose batches (and so the groups of N in them) hold rows of similar length.
+    """Each row index once, in an order whose batches hold groups of N that are about as long as each other.
 
-    Rows are shuffled, cut into megabatches of ``megabatch`` batches, sorted by length inside each, and the batches are
-    shuffled; a ragged batch, if there is one, stays last. Rows of equal length meet new neighbours, and each row a new
-    slot, every epoch. ``(seed, epoch)`` fixes the order.
+    Rows are shuffled, cut into megabatches of ``megabatch`` batches and into groups of N, the groups are sorted by
+    their longest row inside each megabatch, and the batches are shuffled; a ragged batch, if there is one, stays last.
+    Rows meet new neighbours, and each row a new slot, every epoch. ``(seed, epoch)`` fixes the order.
 
     Args:
         lengths: tokens per row.
         num_instances: N; the rows of a batch are shuffled so that groups and slots are random within the batch.
         batch_size: rows per batch, a multiple of N.
         seed: seed of all orders.
-        megabatch: batches that are sorted together; larger means more similar lengths and less random batches; 0 sorts
-            nothing, so that any rows meet.
+        megabatch: batches that are sorted together; larger means less padding and less random batches; 0 sorts nothing.
+        similar_neighbours: sort the rows, not the groups, so that the rows of a group are about as long as each other.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``num_instances``.
     """
 
     def __init__(
-        self, lengths: Sequence[int], num_instances: int, batch_size: int, seed: int = 0, megabatch: int = 50
+        self,
+        lengths: Sequence[int],
+        num_instances: int,
+        batch_size: int,
+        seed: int = 0,
+        megabatch: int = 50,
+        similar_neighbours: bool = False,
     ) -> None:
         if num_instances < 1 or batch_size < 1 or batch_size % num_instances:
             raise ValueError(
@@ -126,6 +132,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.batch_size = batch_size
         self.seed = seed
         self.megabatch = megabatch
+        self.similar_neighbours = similar_neighbours
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -137,31 +144,31 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        shuffled = rng.permutation(len(self.lengths))
-        chunk = self.megabatch * self.batch_size or len(self) or 1
-        by_length = [
-            _sorted_by(self.lengths, shuffled[start : start + chunk])
-            if self.megabatch
-            else shuffled[start : start + chunk]
-            for start in range(0, len(self), chunk)
-        ]
-        order = np.concatenate(by_length) if by_length else shuffled
+        order = rng.permutation(len(self.lengths))
+        chunk = self.megabatch * self.batch_size
+        if self.megabatch:
+            for start in range(0, len(self), chunk):
+                order[start : start + chunk] = self._by_length(order[start : start + chunk])
         full = len(order) // self.batch_size * self.batch_size
         batches = order[:full].reshape(-1, self.batch_size)
         ragged = order[full:]
         for batch in (*batches[rng.permutation(len(batches))], ragged):
             yield from self._slots(batch, rng).tolist()
 
+    def _by_length(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, their groups from long to short; rows that fill no group stay last."""
+        size = 1 if self.similar_neighbours else self.num_instances
+        full = len(rows) // size * size
+        groups = rows[:full].reshape(-1, size)
+        longest = self.lengths[groups].max(axis=1)
+        return np.concatenate([groups[np.argsort(-longest, kind="stable")].ravel(), rows[full:]])
+
     def _slots(self, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The same rows; groups keep their (sorted) neighbours, but groups and the slots in them are shuffled."""
+        """The same rows in the same groups, but groups and the slots in them are shuffled."""
         full = len(batch) // self.num_instances * self.num_instances
         groups = rng.permuted(batch[:full].reshape(-1, self.num_instances), axis=1)
         rest = rng.permutation(batch[full:])
         return np.concatenate([groups[rng.permutation(len(groups))].ravel(), rest])
-
-
-def _sorted_by(lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return rows[np.argsort(-lengths[rows], kind="stable")]
 
 
 def groupings(

@@ -111,8 +111,11 @@ class DataArguments:
     megabatch: int = field(
         default=50,
         metadata={
-            "help": "Batches sorted by length together, so that a group's rows are alike; 0: any rows meet."
+            "help": "Batches whose groups are sorted by length together, which saves padding; 0: none are sorted."
         },
+    )
+    similar_neighbours: bool = field(
+        default=False, metadata={"help": "Rows of similar length form a group, instead of any rows."}
     )
     num_groupings: int = field(default=1, metadata={"help": "Groupings over which accuracy is averaged."})
     line_by_line: bool = field(

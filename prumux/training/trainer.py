@@ -67,6 +67,7 @@ class PrumuxTrainer(Trainer):
             self.args.train_batch_size,
             seed=self.args.seed,
             megabatch=self.settings.data.megabatch,
+            similar_neighbours=self.settings.data.similar_neighbours,
         )
 
     # ---- losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,15 +101,24 @@ def test_ignored_class_labels_do_not_count_in_the_loss() -> None:
     lengths=st.lists(st.integers(1, 60), max_size=200),
     num_instances=st.integers(1, 5),
     groups=st.integers(1, 8),
-    megabatch=st.integers(1, 6),
+    megabatch=st.integers(0, 6),
+    similar=st.booleans(),
     seed=st.integers(0, 2**31),
     epoch=st.integers(0, 5),
 )
 def test_sampler_gives_each_row_once_and_repeats(
-    lengths: list[int], num_instances: int, groups: int, megabatch: int, seed: int, epoch: int
+    lengths: list[int],
+    num_instances: int,
+    groups: int,
+    megabatch: int,
+    similar: bool,
+    seed: int,
+    epoch: int,
 ) -> None:
     def order(epoch: int) -> list[int]:
-        sampler = LengthGroupedSampler(lengths, num_instances, num_instances * groups, seed, megabatch)
+        sampler = LengthGroupedSampler(
+            lengths, num_instances, num_instances * groups, seed, megabatch, similar
+        )
         sampler.set_epoch(epoch)
         assert len(sampler) == len(lengths)
         assert list(sampler) == list(sampler)
@@ -125,12 +135,21 @@ def _padded_share(lengths: np.ndarray, order: list[int], batch_size: int) -> flo
     return 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
 
 
-def test_sampler_saves_padding_in_batches_and_in_groups() -> None:
+def test_sampler_saves_padding_in_batches_and_of_similar_neighbours_also_in_groups() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, size=2000)
     order = list(LengthGroupedSampler(lengths, 2, 32, seed=0))
+    similar = list(LengthGroupedSampler(lengths, 2, 32, seed=0, similar_neighbours=True))
     shuffled = np.random.default_rng(1).permutation(2000).tolist()
-    assert _padded_share(lengths, order, 32) < 0.1 < 0.3 < _padded_share(lengths, shuffled, 32)
-    assert _padded_share(lengths, order, 2) < 0.02
+    in_groups = _padded_share(lengths, shuffled, 2)  # what any neighbours cost
+    assert in_groups - 0.02 < _padded_share(lengths, order, 32) < in_groups + 0.1
+    assert _padded_share(lengths, similar, 32) < 0.1 < 0.3 < _padded_share(lengths, shuffled, 32)
+    assert _padded_share(lengths, similar, 2) < 0.02
+
+
+def test_without_neighbours_both_kinds_of_grouping_are_one() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, size=500)
+    orders = [list(LengthGroupedSampler(lengths, 1, 16, similar_neighbours=similar)) for similar in (0, 1)]
+    assert orders[0] == orders[1]
 
 
 def test_sampler_changes_order_neighbours_and_slots_with_the_epoch() -> None:
@@ -201,14 +220,15 @@ def test_groupings_need_at_least_one() -> None:
         groupings(3, 0)
 
 
-def test_unsorted_rows_meet_rows_of_any_length():
+@pytest.mark.parametrize("megabatch", [0, 50])
+def test_rows_meet_rows_of_any_length_unless_similar_ones_are_asked_for(megabatch: int) -> None:
     lengths = list(range(1, 1001))
 
-    def spread(megabatch: int) -> float:
-        order = list(LengthGroupedSampler(lengths, 2, 10, seed=0, megabatch=megabatch))
+    def spread(**flags: Any) -> float:
+        order = list(LengthGroupedSampler(lengths, 2, 10, seed=0, **flags))
         assert sorted(order) == list(range(1000))
         return float(
             np.mean([abs(lengths[a] - lengths[b]) for a, b in zip(order[::2], order[1::2], strict=True)])
         )
 
-    assert spread(50) < 10 < 200 < spread(0)
+    assert spread(similar_neighbours=True) < 10 < 200 < spread(megabatch=megabatch)

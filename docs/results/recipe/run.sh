@@ -13,7 +13,7 @@ run() { # run ROW FLAGS...
   "$PYTHON" run_glue.py --task_name SST-2 --data_dir "$DATA_DIR" --bf16 --do_train --do_eval --eval_strategy steps \
     --save_strategy no --warmup_steps 60 --logging_steps 100 --num_groupings 5 --eval_steps 400 --learning_rate 1e-4 \
     --teacher "$DENSE" --distill_ce_loss_alpha 1 --distill_state_loss_alpha 1 --groups_per_batch 32 --max_steps 1600 \
-    --hidden_dropout_prob 0 --attention_probs_dropout_prob 0 "$@" --output_dir "$OUTPUT_DIR/recipe/$row" ${EXTRA:-}
+    --hidden_dropout_prob 0 --attention_probs_dropout_prob 0 --similar_neighbours True "$@" --output_dir "$OUTPUT_DIR/recipe/$row" ${EXTRA:-}
 }
 COPIES="--setting finetuning --separate_instances --muxing_variant binary_hadamard --binary_hadamard_epsilon 0
   --head_learning_rate 1e-3"
@@ -53,7 +53,8 @@ row() {
     short_2_labels_too) run $1 $COPIES $SHORT --distill_task_loss_alpha 1 ;;
     short_2_labels) run $1 $COPIES $SHORT --distill_state_loss_alpha 0 --distill_ce_loss_alpha 0 \
       --distill_task_loss_alpha 1 ;;
-    short_2_any_length) run $1 $COPIES $SHORT --megabatch 0 ;;
+    short_2_any_length) run $1 $COPIES $SHORT --megabatch 0 --similar_neighbours False ;;
+    short_2_any_neighbours) run $1 $COPIES $SHORT --similar_neighbours False ;;
     # ways to choose what goes, from the recipe's N = 2 (OUTPUT_DIR/SST-2/mux_2/best)
     l0_0.90) prune $1 --target_sparsity 0.9 ;;
     gradual_0.90) prune $1 --target_sparsity 0.9 --lagrangian_warmup_epochs 0.55 ;;
@@ -67,6 +68,6 @@ row() {
 }
 [ $# -gt 0 ] || set -- warmed_up_2 copies_2 copies_5 narrow_2_pruned narrow_2 copies_of_narrow_2 pruned_2 pruned_2_0.60_ft \
   pruned_2_0.90_ft short_2 short_2_one_rate short_2_dropout short_2_no_states short_2_labels_too short_2_labels \
-  short_2_any_length l0_0.90 \
+  short_2_any_length short_2_any_neighbours l0_0.90 \
   gradual_0.90 gradient_0.90 multipliers_0.90 fisher_0.90 round_to_8_0.90 speedup_7.4
 for name in "$@"; do row "$name"; done

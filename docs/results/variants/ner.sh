@@ -8,7 +8,7 @@ run() { # run FOLDER FLAGS...
   local folder=$1
   shift
   "$PYTHON" run_ner.py --task_name NER --data_dir "$DATA_DIR" --bf16 --do_train --do_eval --eval_strategy epoch \
-    --save_strategy no --warmup_steps 60 --logging_steps 100 --disable_tqdm True "$@" --output_dir "$OUTPUT_DIR/$folder"
+    --save_strategy no --warmup_steps 60 --logging_steps 100 --similar_neighbours --disable_tqdm True "$@" --output_dir "$OUTPUT_DIR/$folder"
 }
 run dense --setting baseline --model_path "$MODEL" --learning_rate 1e-4 --num_train_epochs 5 --groups_per_batch 32
 for n in 2 5; do
