@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     add(
         "--group_by_length",
         action="store_true",
-        help="group rows of similar length, as in training, not as they come",
+        help="group rows of similar length, as engine.predict does, not as they come",
     )
     add("--repeats", type=int, default=5, help="timed repeats (default 5)")
     add("--seed", type=int, default=0, help="of the groupings and the random tokens (default 0)")

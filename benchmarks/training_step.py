@@ -103,9 +103,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def batches(args: argparse.Namespace, device: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same rows, padded to the longest of a batch of similar lengths, and padded to the full length.
+    """The same rows, padded to the longest of the batch, and padded to the full length.
 
-    A training batch holds rows of similar length; the one timed here has the mean length of all batches.
+    A training batch holds groups whose longest rows are alike; the one timed here has the mean length of all batches.
     """
     import numpy as np
     import torch
@@ -115,7 +115,8 @@ def batches(args: argparse.Namespace, device: Any) -> tuple[dict[str, Any], dict
     lengths = (
         np.interp(generator.random(50 * rows), np.linspace(0, 1, len(LENGTHS)), LENGTHS).round().astype(int)
     )
-    by_length = np.sort(lengths).reshape(50, rows)
+    groups = lengths.reshape(-1, args.num_instances)
+    by_length = groups[np.argsort(groups.max(1))].reshape(50, rows)
     widths = by_length.max(1)
     chosen = by_length[np.abs(widths - widths.mean()).argmin()]
     vocabulary = read(args).vocab_size

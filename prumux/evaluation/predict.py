@@ -156,8 +156,8 @@ def evaluate(
         num_instances: N; the model's own ``config.num_instances`` unless given.
         ensemble: as in :func:`predict_logits`.
         average_groupings: A; a prediction is the mean of the logits in A groupings, K times over.
-        group_by_length: rows of similar length are neighbours, as in training and, for models that mask padding, in the
-            engine's ``predict``. Then groupings differ in the order of rows of equal length only.
+        group_by_length: rows of similar length are neighbours, as in the engine's ``predict`` for models that mask
+            padding. Then groupings differ in the order of rows of equal length only.
 
     Returns:
         For each metric its mean (a fraction) and ``<metric>_std``, the population standard deviation.
