@@ -11,7 +11,14 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see python evaluation.py --help\n")
+        text = f"{message}: see {self.prog} --help"
+        if message.startswith(
+            "unrecognized"
+        ):  # only the nearest flag is worth the seconds that the package takes
+            from prumux.errors import complaint
+
+            text = complaint(self, message)
+        self.exit(2, f"error: {text}\n")
 
 
 def parse() -> argparse.Namespace:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from typing import NoReturn
 
 from prumux.auto.cli import add_commands
-from prumux.errors import UserError, guard
+from prumux.errors import Parser, UserError, guard
 from prumux.grid.cli import add_command
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see {self.prog} --help")
 
 
 def _quickstart(arguments: argparse.Namespace) -> str:
@@ -106,7 +100,7 @@ def _export(arguments: argparse.Namespace) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command with its subcommands."""
-    parser = _Parser(
+    parser = Parser(
         prog="prumux", description="Structured pruning and data multiplexing for Transformer encoders."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 NEARLY_FULL = 1 << 20  # bytes
 MOST_SHOWN = 300  # characters of another program's message
+UNKNOWN = "unrecognized arguments: "  # how argparse's message begins
 WRITER_ERRORS = ("os error", "inline_container", "iostream error")  # in messages of safetensors and PyTorch
 
 
@@ -21,6 +24,32 @@ def did_you_mean(wrong: str, known: Mapping[str, str]) -> str:
     """A question with the name of the key of ``known`` (key: name) closest to ``wrong``; empty where none is close."""
     close = difflib.get_close_matches(wrong, known, n=1)
     return f"did you mean '{known[close[0]]}'? " if close else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are :class:`UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(complaint(self, message))
+
+
+def complaint(parser: argparse.ArgumentParser, message: str) -> str:
+    """A parser's ``message`` with the flag, of a subcommand too, that is nearest to an unknown one."""
+    unknown = message.removeprefix(UNKNOWN)
+    hint = ""
+    if unknown != message:
+        hint = did_you_mean(unknown.split()[0].partition("=")[0], {flag: flag for flag in flags_of(parser)})
+    return f"{message}: {hint}see {parser.prog} --help"
+
+
+def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    """The flags of a parser and of its subcommands."""
+    flags: list[str] = []
+    for action in parser._actions:
+        flags += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            flags += [flag for command in action.choices.values() for flag in flags_of(command)]
+    return flags
 
 
 def first_line(error: BaseException) -> str:

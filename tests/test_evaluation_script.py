@@ -195,6 +195,7 @@ def test_help_and_wrong_arguments_answer_without_loading_torch():
         (["toy", "0.6", "2.5"], ["invalid int value: '2.5'"]),
         (["toy", "0.6", "2", "--repeats", "0"], ["repeats is 0: give 1 or more"]),
         (["toy", "0.6", "2", "--dtype", "int4"], ["choose from", "float32"]),
+        (["toy", "0.6", "2", "--dinamic_padding"], ["did you mean '--dynamic_padding'?"]),
     ],
 )
 def test_wrong_arguments(call, arguments, parts):

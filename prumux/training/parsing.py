@@ -7,12 +7,12 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from prumux.errors import UserError, did_you_mean
+from prumux.errors import Parser, UserError
 from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
@@ -44,11 +44,8 @@ UNSUPPORTED = (
 logger = logging.getLogger(__name__)
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        flags = {flag: flag for action in self._actions for flag in action.option_strings}
-        raise UserError(f"{message}: {did_you_mean(unknown, flags)}see --help")
+class _Parser(Parser, HfArgumentParser):
+    pass
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:

@@ -1,0 +1,28 @@
+"""The parser that all commands share: what it says of wrong flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from prumux.__main__ import build_parser
+from prumux.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        ("report runs.jsonl --markdwon x.md", "did you mean '--markdown'? "),  # of a subcommand
+        ("grid grid.yaml --dryrun", "did you mean '--dry_run'? "),
+        ("auto predict runs.jsonl --loss_budget 3 --topp=3", "did you mean '--top'? "),  # of its subcommand
+        ("report runs.jsonl --qqqq", ""),
+    ],
+)
+def test_a_misspelt_flag_names_the_nearest(argv: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_parser().parse_args(argv.split())
+    assert str(error.value).endswith(f": {hint}see prumux --help")
+
+
+def test_other_complaints_ask_nothing() -> None:
+    with pytest.raises(UserError, match=r"expected one argument: see prumux report --help$"):
+        build_parser().parse_args(["report", "runs.jsonl", "--html"])
