@@ -112,6 +112,11 @@ def build_config(
         raise UserError(
             f"wrong model configuration: pad_token_id is {values['pad_token_id']!r}, expected a number"
         )
+    if (positions := values.get("position_embedding_type", "absolute")) != "absolute":
+        raise UserError(
+            f"wrong model configuration: position_embedding_type is {positions!r}, expected 'absolute': weights of "
+            "relative positions would be left out, choose an encoder without them"
+        )
     if (kind := values.pop("_kind", None)) in BACKBONES:
         try:
             values |= BACKBONES[kind].fields(values)

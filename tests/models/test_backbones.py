@@ -175,6 +175,15 @@ def test_projected_embeddings_are_refused(tmp_path):
         load_model(PrumuxForSequenceClassification, config_path=str(tmp_path), label_names=LABELS)
 
 
+def test_relative_positions_are_refused(tmp_path):
+    kind, _ = FAMILIES["bert"]
+    (tmp_path / "config.json").write_text(
+        json.dumps(kind().to_dict() | {"position_embedding_type": "relative_key"})
+    )
+    with pytest.raises(UserError, match="position_embedding_type is 'relative_key', expected 'absolute'"):
+        load_model(PrumuxForSequenceClassification, config_path=str(tmp_path), label_names=LABELS)
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     hugging_face("roberta", AutoModelForSequenceClassification, tmp_path, pad=1)
     with pytest.raises(UserError, match="pads with token 0, the model with 1: name the tokenizer"):
