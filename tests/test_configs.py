@@ -24,7 +24,7 @@ ABLATIONS = sorted((PROJECT / "configs/ablations").rglob("*.json"))
 STRUCTURES = sorted((PROJECT / "configs/structures").glob("*.json"))
 RECIPES = sorted((PROJECT / "configs/recipes").glob("*.yaml"))
 PHASES = {"retrieval_pretraining", "mlm_pretraining", "finetuning", "pruning", "finetuning_pruned"}
-OVERRIDES = {"num_instances_1", "num_instances_5", "num_instances_10", "small_tasks"}
+OVERRIDES = {"num_instances_1", "num_instances_2", "num_instances_5", "num_instances_10", "small_tasks"}
 
 
 def stem(path: Path) -> str:

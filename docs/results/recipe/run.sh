@@ -55,6 +55,9 @@ row() {
       --distill_task_loss_alpha 1 ;;
     short_2_any_length) run $1 $COPIES $SHORT --megabatch 0 --similar_neighbours False ;;
     short_2_any_neighbours) run $1 $COPIES $SHORT --similar_neighbours False ;;
+    short_5) run $1 $COPIES --num_instances 5 --model_path "$DENSE" --groups_per_batch 16 --max_steps 800 ;;
+    short_5_any_neighbours) run $1 $COPIES --num_instances 5 --model_path "$DENSE" --groups_per_batch 16 --max_steps 800 \
+      --similar_neighbours False ;;
     # ways to choose what goes, from the recipe's N = 2 (OUTPUT_DIR/SST-2/mux_2/best)
     l0_0.90) prune $1 --target_sparsity 0.9 ;;
     gradual_0.90) prune $1 --target_sparsity 0.9 --lagrangian_warmup_epochs 0.55 ;;
@@ -68,6 +71,6 @@ row() {
 }
 [ $# -gt 0 ] || set -- warmed_up_2 copies_2 copies_5 narrow_2_pruned narrow_2 copies_of_narrow_2 pruned_2 pruned_2_0.60_ft \
   pruned_2_0.90_ft short_2 short_2_one_rate short_2_dropout short_2_no_states short_2_labels_too short_2_labels \
-  short_2_any_length short_2_any_neighbours l0_0.90 \
+  short_2_any_length short_2_any_neighbours short_5 short_5_any_neighbours l0_0.90 \
   gradual_0.90 gradient_0.90 multipliers_0.90 fisher_0.90 round_to_8_0.90 speedup_7.4
 for name in "$@"; do row "$name"; done
