@@ -12,9 +12,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         text = f"{message}: see {self.prog} --help"
-        if message.startswith(
-            "unrecognized"
-        ):  # only the nearest flag is worth the seconds that the package takes
+        # only the nearest flag is worth the seconds that the package takes
+        if message.startswith("unrecognized"):
             from prumux.errors import complaint
 
             text = complaint(self, message)
