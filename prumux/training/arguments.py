@@ -73,12 +73,25 @@ class ModelArguments:
     separate_instances: bool = field(
         default=False,
         metadata={
-            "help": "Start as N narrow encoders side by side (binary_hadamard): copies of a model pruned with "
+            "help": "Start as N narrow encoders side by side (binary_hadamard): copies of a model made with "
             "--narrow_for, or cut out of an unpruned one."
         },
     )
+    narrow_first: bool = field(
+        default=False,
+        metadata={
+            "help": "With --separate_instances and a teacher: the encoder that is cut out learns from the teacher by "
+            "itself before it is copied (a run of its own, in OUTPUT_DIR/narrow)."
+        },
+    )
 
-    NOT_IN_CONFIG = ("model_name_or_path", "config_name", "tokenizer_name", "separate_instances")
+    NOT_IN_CONFIG = (
+        "model_name_or_path",
+        "config_name",
+        "tokenizer_name",
+        "separate_instances",
+        "narrow_first",
+    )
 
     def overrides(self) -> dict[str, Any]:
         """The configuration values that were given."""
@@ -171,8 +184,8 @@ class PruningArguments:
     narrow_for: int | None = field(
         default=None,
         metadata={
-            "help": "Instead of a sparsity: prune every layer alike, so that so many copies fit side by side "
-            "(--separate_instances)."
+            "help": "Cut every layer alike, so that so many copies fit side by side (--separate_instances): at the "
+            "start of a finetuning, or in pruning instead of a sparsity."
         },
     )
     round_to: int = field(

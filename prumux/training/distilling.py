@@ -80,13 +80,15 @@ class DistillationTrainer(PrumuxTrainer):
         """The target of every step."""
         pruning = self.settings.pruning
         steps = self.args.max_steps if self.args.max_steps > 0 else self._steps(self.args.num_train_epochs)
-        before = self._steps(pruning.prepruning_finetune_epochs)
+        start = self._steps(pruning.prepruning_finetune_epochs)
         targets = self.targets or (0.0,)
         if (ratio := pruning.lagrangian_warmup_ratio) is not None:
-            warmup = round(ratio * (steps - before) / len(targets))
+            warmup = round(ratio * (steps - start) / len(targets))
         else:
             warmup = self._steps(pruning.lagrangian_warmup_epochs)
-        return SparsitySchedule(targets, steps, before, warmup)
+        gates = self.distilled.gates
+        before = 0.0 if gates is None else gates.cost.removed()  # the start may be pruned already
+        return SparsitySchedule(targets, steps, start, warmup, before)
 
     def check_schedule(self) -> None:
         """Refuse a schedule that ends before the gates are used, or in which a target's model would be lost.

@@ -15,6 +15,7 @@ from prumux.files import set_aside, temporary
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
 BEST = "best"  # the model that the run is for
+NARROW = "narrow"  # the run of the narrow encoder that a multiplexed model starts as copies of
 LATENCY_FILE = "latency.json"  # times of the encoder's blocks, where the target is a speedup
 # Flags that don't change what a run computes: a run may be continued with other values of these.
 FREE_FLAGS = (
@@ -28,8 +29,8 @@ FREE_FLAGS = (
 )
 
 
-def computing_flags(argv: Sequence[str], recipe: dict[str, Any]) -> list[str]:
-    """What decides what a run computes, flags and recipe, in a comparable order."""
+def split_flags(argv: Sequence[str]) -> list[list[str]]:
+    """A command line's flags, ``--one_way_spelled``, each with its values."""
     flags: list[list[str]] = []
     for argument in argv:
         if argument.startswith("--"):
@@ -37,7 +38,13 @@ def computing_flags(argv: Sequence[str], recipe: dict[str, Any]) -> list[str]:
             flags.append(["--" + name[2:].replace("-", "_"), *value])
         elif flags:
             flags[-1].append(argument)
-    wanted = [" ".join(flag) for flag in sorted(flags) if flag[0].removeprefix("--") not in FREE_FLAGS]
+    return flags
+
+
+def computing_flags(argv: Sequence[str], recipe: dict[str, Any]) -> list[str]:
+    """What decides what a run computes, flags and recipe, in a comparable order."""
+    flags = sorted(split_flags(argv))
+    wanted = [" ".join(flag) for flag in flags if flag[0].removeprefix("--") not in FREE_FLAGS]
     return wanted + [f"recipe: {name}={value}" for name, value in recipe.items()]
 
 

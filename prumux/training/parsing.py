@@ -126,7 +126,12 @@ def _check(values: Any) -> None:
     require(speedup is None or 1 <= speedup <= MAX_SPEEDUP, "target_speedup", f"1 to {MAX_SPEEDUP} times")
     copies = values.narrow_for
     require(copies is None or copies >= 2, "narrow_for", "2 or more copies")
-    require(copies is None or values.setting == "pruning", "narrow_for", "nothing outside --setting pruning")
+    require(
+        copies is None or values.setting in ("finetuning", "pruning"),
+        "narrow_for",
+        "nothing outside --setting finetuning and pruning",
+    )
+    require(copies is None or values.do_train, "narrow_for", "nothing without --do_train")
     require(
         not values.separate_instances or values.setting not in PRETRAINING,
         "separate_instances",

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from prumux.training.distilled import Distilled
 from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import (
     BEST,
+    NARROW,
     RUN_FILE,
     STARTED_FILE,
     check_writable,
@@ -50,7 +52,7 @@ from prumux.training.inputs import (
 from prumux.training.parsing import parse_arguments
 from prumux.training.pretraining import pretraining_trainer
 from prumux.training.record import make_record, store
-from prumux.training.structure import build_gates, empty_model, start_side_by_side
+from prumux.training.structure import build_gates, empty_model, narrow_flags, narrowed, start_side_by_side
 from prumux.training.teachers import load_teacher, make_layer_map, teaches_states
 from prumux.training.trainer import PrumuxTrainer
 
@@ -84,7 +86,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     set_seed(training.seed)
     start = time.monotonic()
     try:
-        trainer = build_trainer(arguments)
+        trainer = build_trainer(_after_narrow(argv, arguments, overwrite))
     except (ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "install" not in str(error):
             raise
@@ -103,6 +105,17 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return record
+
+
+def _after_narrow(argv: Sequence[str], arguments: Arguments, overwrite: bool) -> Arguments:
+    """The arguments as they are once the narrow encoder has been taught, which is a run of its own."""
+    flags = narrow_flags(argv, arguments)
+    if flags is None:
+        return arguments
+    run([*flags, *(["--overwrite_output_dir"] if overwrite else [])])
+    set_seed(arguments.training.seed)
+    best = Path(str(arguments.training.output_dir)) / NARROW / BEST
+    return replace(arguments, model=replace(arguments.model, model_name_or_path=str(best)))
 
 
 # ---- building
@@ -144,6 +157,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     if arguments.pruning.freeze_embeddings:
         model.bert.embeddings.requires_grad_(False)
     teacher = load_teacher(arguments, data, model) if pruning or teacher_path else None
+    if arguments.pruning.narrow_for is not None and not pruning:
+        model = narrowed(arguments, model, data, tokenizer)
     if arguments.model.separate_instances:
         if not arguments.training.do_train:
             raise UserError(

@@ -15,7 +15,7 @@ from prumux.errors import UserError
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.loading import FIXED_BY_WEIGHTS, read_config
 
-MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances")
+MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances", "narrow_first")
 PRUNED = "PruMUX"  # the folder of pruned models, in the scripts and in grids
 SMALL_TASKS = ("MRPC", "RTE", "STS-B", "CoLA")  # the papers train these longer
 
@@ -55,7 +55,8 @@ def recipe_defaults(first: Any, known: Collection[str], instances: int) -> dict[
     elif name == "finetuning" and first.distillation_path is not None and _may_be_pruned(first):
         name = "finetuning_pruned"
     elif name == "finetuning" and first.distillation_path is not None and instances == 1:
-        name = "distillation" if "distillation" in recipe else name
+        smaller = "distillation" if first.narrow_for is None else "narrow"
+        name = smaller if smaller in recipe else name
     section = resolved(recipe, name, instances, first.task_name, path)
     multiplexed = (_local_config(first.model_name_or_path) or {}).get("num_instances", 1) > 1
     usual = section.get("muxing_variant", PrumuxConfig().muxing_variant)
@@ -95,12 +96,16 @@ def resolved(
     return section
 
 
+def is_pruned(model_path: str | None) -> bool:
+    """Is it the folder of a model that has lost units."""
+    return (_local_config(model_path) or {}).get("kept_heads") is not None
+
+
 def _may_be_pruned(first: Any) -> bool:
     """Is the run's start a pruned model; of one that can't be read (yet) its folder says so."""
-    fields = _local_config(first.model_name_or_path)
-    if fields is None:
+    if _local_config(first.model_name_or_path) is None:
         return PRUNED in Path(first.model_name_or_path or "").parts
-    return fields.get("kept_heads") is not None
+    return is_pruned(first.model_name_or_path)
 
 
 def _local_config(model_path: str | None) -> dict[str, Any] | None:

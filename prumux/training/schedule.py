@@ -12,13 +12,14 @@ class SparsitySchedule:
 
     Attributes:
         targets: ascending shares to remove. steps: of the whole training. start: steps before the gates are in use.
-        warmup: steps in which a target rises.
+        warmup: steps in which a target rises. before: the share that is gone at the start, from which the first rises.
     """
 
     targets: tuple[float, ...]
     steps: int
     start: int
     warmup: int
+    before: float = 0.0
 
     def end(self, stage: int) -> int:
         """Steps done when a stage is over."""
@@ -40,5 +41,5 @@ class SparsitySchedule:
         """The share to remove after ``done`` steps; ``shape`` bends the rise of the warm-up (0 to 0, 1 to 1)."""
         begin = self.end(stage - 1) if stage else self.start
         share = 1.0 if self.warmup == 0 else max(0.0, min(1.0, (done - begin) / self.warmup))
-        before = self.targets[stage - 1] if stage else 0.0
+        before = self.targets[stage - 1] if stage else self.before
         return before + (self.targets[stage] - before) * shape(share)

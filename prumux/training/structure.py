@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,10 +28,18 @@ from prumux.pruning.scores import ScoreGates, UniformGates, fisher_scores, start
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
 from prumux.training.arguments import Arguments
-from prumux.training.folder import LATENCY_FILE
+from prumux.training.folder import LATENCY_FILE, NARROW, split_flags
+from prumux.training.recipes import is_pruned
 
+Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
 FISHER_BATCHES = 50
 UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
+NOT_OF_NARROW = (
+    "learning_rate",
+    "head_learning_rate",
+    "groups_per_batch",
+    "per_device_train_batch_size",
+)
 OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
 
 
@@ -49,11 +57,7 @@ def build_gates(
     """
     flags, config = arguments.pruning, model.config
     if flags.narrow_for is not None:
-        if config.is_multiplexed:
-            raise UserError(
-                f"--narrow_for prunes a plain model, {arguments.model.model_name_or_path} is multiplexed: start from "
-                "one without multiplexing"
-            )
+        _check_plain(arguments, model)
         uniform = UniformGates(config)
         try:
             return uniform, (uniform.narrow(flags.narrow_for),)
@@ -112,6 +116,54 @@ def _batches(
 # ---- copies side by side
 
 
+def narrow_flags(argv: Sequence[str], arguments: Arguments) -> list[str] | None:
+    """The command line of the run that comes before this one, ``None`` without ``--narrow_first``.
+
+    It is this run's, without multiplexing and with the learning rates and the batch of the recipe's section ``narrow``.
+    Nothing comes before copies of a model that is narrow already, or where nobody teaches.
+    """
+    model, training = arguments.model, arguments.training
+    copies = model.num_instances or 1
+    wanted = model.separate_instances and model.narrow_first and training.do_train and copies > 1
+    taught = arguments.pruning.distillation_path is not None
+    if not wanted or not taught or is_pruned(model.model_name_or_path):
+        return None
+    kept = [flag for flag in split_flags(argv) if flag[0].removeprefix("--") not in NOT_OF_NARROW]
+    return [
+        *itertools.chain.from_iterable(kept),
+        *("--setting", "finetuning", "--num_instances", "1", "--narrow_for", str(copies)),
+        *("--distill_states", "True", "--separate_instances", "False", "--narrow_first", "False"),
+        *("--output_dir", str(Path(str(training.output_dir)) / NARROW)),
+    ]
+
+
+def narrowed(arguments: Arguments, model: Model, data: TaskData, tokenizer: PreTrainedTokenizerBase) -> Model:
+    """``model`` cut to what ``--narrow_for`` leaves of it.
+
+    Raises:
+        UserError: it is multiplexed, pruned already, or has fewer units than copies.
+    """
+    _check_plain(arguments, model)
+    copies = arguments.pruning.narrow_for
+    assert copies is not None  # asked for
+    if model.config.is_pruned:
+        raise UserError(
+            f"--narrow_for cuts an unpruned model, {arguments.model.model_name_or_path} is pruned: leave it out"
+        )
+    try:
+        return _cut(arguments, model, copies, data, tokenizer)
+    except ValueError as error:
+        raise UserError(f"--narrow_for {copies}: {error}") from error
+
+
+def _check_plain(arguments: Arguments, model: PrumuxPreTrainedModel) -> None:
+    if model.config.is_multiplexed:
+        raise UserError(
+            f"--narrow_for prunes a plain model, {arguments.model.model_name_or_path} is multiplexed: start from "
+            "one without multiplexing"
+        )
+
+
 def empty_model(
     kind: type[Any], path: str, overrides: Mapping[str, Any], label_names: Sequence[str] | None
 ) -> Any:
@@ -167,11 +219,11 @@ def _encoder(model: PrumuxPreTrainedModel) -> PrumuxModel:
 
 def _cut(
     arguments: Arguments,
-    plain: PrumuxPreTrainedModel,
+    plain: Model,
     copies: int,
     data: TaskData,
     tokenizer: PreTrainedTokenizerBase,
-) -> PrumuxPreTrainedModel:
+) -> Model:
     """The largest narrow model of ``plain`` of which so many copies fit side by side, by its units' Fisher scores."""
     gates = UniformGates(plain.config)
     nn.Module.to(plain, arguments.training.device)

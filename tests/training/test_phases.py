@@ -402,7 +402,35 @@ def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
             "--narrow_for",
             "2",
         )
-    with pytest.raises(UserError, match="narrow_for is 2, expected nothing outside --setting pruning"):
-        go("wrong", "--model_path", dense, "--narrow_for", "2")
+    with pytest.raises(UserError, match="narrow_for is 2, expected nothing outside --setting finetuning"):
+        go("wrong", "--setting", "retrieval_pretraining", "--model_path", dense, "--narrow_for", "2")
+    with pytest.raises(UserError, match="--narrow_for cuts an unpruned model, .* is pruned: leave it out"):
+        go("wrong", "--model_path", str(tmp_path / "narrow" / "best"), "--narrow_for", "2")
     with pytest.raises(UserError, match="--separate_instances starts from a plain model"):
         go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--separate_instances")
+
+
+def test_the_narrow_model_is_taught_first(shape, tmp_path):
+    def go(name: str, *flags: str) -> dict:
+        return run([*SMALL, *flags, "--output_dir", str(tmp_path / name)])
+
+    dense = str(tmp_path / "dense" / "best")
+    go("dense", "--setting", "baseline", "--config_name", shape)
+    copies = ("--model_path", dense, "--num_instances", "2", "--separate_instances", "--narrow_first",
+              "--muxing_variant", "binary_hadamard", "--binary_hadamard_epsilon", "0", "--learning_rate",
+              "0.003")  # fmt: skip
+    taught = (*copies, "--teacher", dense)
+    mux = go("mux", *taught)
+    assert (mux["num_instances"], mux["sparsity"]) == (2, 0)
+    record = json.loads((tmp_path / "mux" / "narrow" / "run.json").read_text())
+    assert record["num_instances"] == 1
+    assert record["sparsity"] == pytest.approx(0.75, abs=0.02)
+    assert not any("learning_rate" in flag for flag in record["arguments"]), "the recipe says how it learns"
+    kept = (tmp_path / "mux" / "narrow" / "run.json").stat().st_mtime
+    assert go("mux", *taught)["time"] == mux["time"], "both are finished"
+    go("mux", *taught, "--overwrite_output_dir")
+    assert (tmp_path / "mux" / "narrow" / "run.json").stat().st_mtime > kept
+    narrow = str(tmp_path / "mux" / "narrow" / "best")
+    for name, flags in (("untaught", copies), ("given", (*taught, "--model_path", narrow))):
+        go(name, *flags)
+        assert not (tmp_path / name / "narrow").exists(), name

@@ -31,3 +31,9 @@ def test_several_targets():
     assert [round(schedule.target(done, 1, linear), 6) for done in (12, 14, 16, 21)] == [0.4, 0.6, 0.8, 0.8]
     assert schedule.target(14, 1, lambda share: share**2) == 0.4 + 0.4 * 0.25
     assert [done for done in range(23) if schedule.is_end(done)] == [12, 22]
+
+
+def test_the_target_rises_from_what_is_gone_already():
+    schedule = SparsitySchedule((0.95, 0.98), 20, 0, 4, before=0.75)
+    assert [round(schedule.target(done, 0, linear), 6) for done in (0, 2, 4)] == [0.75, 0.85, 0.95]
+    assert schedule.target(10, 1, linear) == 0.95
