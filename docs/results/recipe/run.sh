@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Reruns rows of docs/recipe.md on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
 #   DATA_DIR=glue OUTPUT_DIR=out EXTRA="more flags"; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1
-#   -s baseline ...), for the last seven rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...) and, for warmed_up_2,
+#   -s baseline ...), for the last seven rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...), for the two rows
+#   _of_narrow OUTPUT_DIR/SST-2/mux_5 (... -N 5 -s finetuning ...) and, for warmed_up_2,
 #   out/variants/index_pos_2/retrieval/best (docs/results/variants/run.sh index_pos_2).
 # One CPU core: 10 to 30 minutes per row.
 set -euo pipefail
@@ -58,6 +59,11 @@ row() {
     short_5) run $1 $COPIES --num_instances 5 --model_path "$DENSE" --groups_per_batch 16 --max_steps 800 ;;
     short_5_any_neighbours) run $1 $COPIES --num_instances 5 --model_path "$DENSE" --groups_per_batch 16 --max_steps 800 \
       --similar_neighbours False ;;
+    # N = 5 from the narrow encoder of the recipe's own run (OUTPUT_DIR/SST-2/mux_5/narrow/best)
+    short_5_of_narrow) run $1 $COPIES --num_instances 5 --model_path "$OUTPUT_DIR/SST-2/mux_5/narrow/best" \
+      --groups_per_batch 16 --max_steps 800 ;;
+    short_5_of_narrow_any_neighbours) run $1 $COPIES --num_instances 5 --model_path "$OUTPUT_DIR/SST-2/mux_5/narrow/best" \
+      --groups_per_batch 16 --max_steps 800 --similar_neighbours False ;;
     # ways to choose what goes, from the recipe's N = 2 (OUTPUT_DIR/SST-2/mux_2/best)
     l0_0.90) prune $1 --target_sparsity 0.9 ;;
     gradual_0.90) prune $1 --target_sparsity 0.9 --lagrangian_warmup_epochs 0.55 ;;
@@ -71,6 +77,7 @@ row() {
 }
 [ $# -gt 0 ] || set -- warmed_up_2 copies_2 copies_5 narrow_2_pruned narrow_2 copies_of_narrow_2 pruned_2 pruned_2_0.60_ft \
   pruned_2_0.90_ft short_2 short_2_one_rate short_2_dropout short_2_no_states short_2_labels_too short_2_labels \
-  short_2_any_length short_2_any_neighbours short_5 short_5_any_neighbours l0_0.90 \
+  short_2_any_length short_2_any_neighbours short_5 short_5_any_neighbours short_5_of_narrow \
+  short_5_of_narrow_any_neighbours l0_0.90 \
   gradual_0.90 gradient_0.90 multipliers_0.90 fisher_0.90 round_to_8_0.90 speedup_7.4
 for name in "$@"; do row "$name"; done
