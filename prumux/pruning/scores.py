@@ -167,7 +167,8 @@ class UniformGates(ScoreGates):
         ):
             if units[-1] < copies:
                 raise ValueError(
-                    f"{copies} copies don't fit side by side: the encoder has {units[-1]} {what}"
+                    f"{copies} copies don't fit side by side, the encoder has {units[-1]} {what}: give a smaller "
+                    "--num_instances"
                 )
         width = self.config.hidden_size
         last = width - (copies - 1) * math.ceil(width / copies)

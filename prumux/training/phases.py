@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import sys
@@ -113,6 +114,7 @@ def _after_narrow(argv: Sequence[str], arguments: Arguments, overwrite: bool) ->
     if flags is None:
         return arguments
     run([*flags, *(["--overwrite_output_dir"] if overwrite else [])])
+    gc.collect()  # its trainer is part of a cycle and holds what the teacher said of every row
     set_seed(arguments.training.seed)
     best = Path(str(arguments.training.output_dir)) / NARROW / BEST
     return replace(arguments, model=replace(arguments.model, model_name_or_path=str(best)))

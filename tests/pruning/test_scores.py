@@ -111,7 +111,7 @@ def test_the_largest_narrow_model_is_found(tiny):
     assert (left.hidden, left.heads[0], left.intermediate[0]) == (
         config.hidden_size // 2, config.num_attention_heads // 2, config.intermediate_size // 2,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="5 copies don't fit side by side: the encoder has 4 heads"):
+    with pytest.raises(ValueError, match="5 copies don't fit side by side, the encoder has 4 heads"):
         gates.narrow(5)
 
 
