@@ -404,7 +404,7 @@ def test_from_a_narrow_model_to_copies_of_it_side_by_side(shape, tmp_path):
         )
     with pytest.raises(UserError, match="narrow_for is 2, expected nothing outside --setting finetuning"):
         go("wrong", "--setting", "retrieval_pretraining", "--model_path", dense, "--narrow_for", "2")
-    with pytest.raises(UserError, match="--narrow_for cuts an unpruned model, .* is pruned: leave it out"):
+    with pytest.raises(UserError, match=r"--narrow_for cuts an unpruned model, .* is pruned: leave it out"):
         go("wrong", "--model_path", str(tmp_path / "narrow" / "best"), "--narrow_for", "2")
     with pytest.raises(UserError, match="--separate_instances starts from a plain model"):
         go("wrong", "--model_path", str(tmp_path / "mux" / "best"), "--separate_instances")
