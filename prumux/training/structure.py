@@ -34,12 +34,10 @@ from prumux.training.recipes import is_pruned
 Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
 FISHER_BATCHES = 50
 UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
-NOT_OF_NARROW = (
-    "learning_rate",
-    "head_learning_rate",
-    "groups_per_batch",
-    "per_device_train_batch_size",
-)
+NOT_OF_NARROW = (  # of a multiplexed run's flags
+    "setting", "num_instances", "separate_instances", "narrow_first", "distill_states", "output_dir", "learning_rate",
+    "head_learning_rate", "groups_per_batch", "per_device_train_batch_size",
+)  # fmt: skip
 OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
 
 
@@ -132,7 +130,7 @@ def narrow_flags(argv: Sequence[str], arguments: Arguments) -> list[str] | None:
     return [
         *itertools.chain.from_iterable(kept),
         *("--setting", "finetuning", "--num_instances", "1", "--narrow_for", str(copies)),
-        *("--distill_states", "True", "--separate_instances", "False", "--narrow_first", "False"),
+        *("--distill_states", "True"),
         *("--output_dir", str(Path(str(training.output_dir)) / NARROW)),
     ]
 
