@@ -173,7 +173,10 @@ def _parameters(
         for heads in left.heads
     )
     ffn = sum(ffn_parameters(width, inner, inner > 0) + norms * (inner > 0) for inner in left.intermediate)
-    classifier = dense * classes + classes + config.classifier_transform * (dense * dense + dense)
+    first = dense if multiplexed or pooled else width  # what the classifier reads
+    classifier = first * classes + classes
+    if config.classifier_transform:
+        classifier = first * dense + dense + dense * classes + classes
     linear, square, norm = width * dense + dense, dense * dense + dense, 2 * dense
     demux = linear if pooled else 0  # the pooler
     if multiplexed:

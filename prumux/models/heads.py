@@ -122,6 +122,10 @@ class PrumuxClassifier(PrumuxHeadModel):
     """What the classifiers of sentences and of tokens share: dropout, a linear layer, and the losses.
 
     Dense models that are trained with the retrieval loss have a vocabulary head, too.
+
+    Attributes:
+        stream_reader: name of the weight that reads the residual stream itself, ``None`` where a demultiplexer or
+            pooler stands between.
     """
 
     def __init__(self, config: PrumuxConfig, *, add_pooling_layer: bool) -> None:
@@ -131,11 +135,17 @@ class PrumuxClassifier(PrumuxHeadModel):
             config.classifier_dropout if config.classifier_dropout is not None else config.hidden_dropout_prob
         )
         self.dropout = nn.Dropout(dropout)
-        self.transform = None
+        self.transform = self.stream_reader = None
+        width = config.dense_hidden_size
+        if not config.is_multiplexed and not add_pooling_layer:
+            width = config.hidden_size
+            self.stream_reader = "transform.0.weight" if config.classifier_transform else "classifier.weight"
         if config.classifier_transform:
+            self.transform = nn.Sequential(
+                nn.Linear(width, config.dense_hidden_size), ACT2FN[config.hidden_act]
+            )
             width = config.dense_hidden_size
-            self.transform = nn.Sequential(nn.Linear(width, width), ACT2FN[config.hidden_act])
-        self.classifier = nn.Linear(config.dense_hidden_size, len(config.id2label))
+        self.classifier = nn.Linear(width, len(config.id2label))
         self.lm_head = None
         if config.is_multiplexed and config.retrieval_loss_coeff > 0 and not config.is_pruned:
             self.lm_head = LMHead(config)

@@ -81,8 +81,12 @@ def compact(model: Model, masks: Masks) -> Model:
     smaller = smaller.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it as a function
     target = smaller.state_dict()
     kept.gain = any(name.endswith("multiplexer.gain") for name in target)
+    reader = model.stream_reader if isinstance(model, PrumuxClassifier) else None
     with torch.no_grad():
-        state = {name: _slice(name, value, kept, model.config) for name, value in model.state_dict().items()}
+        state = {
+            name: kept.columns(value) if name == reader else _slice(name, value, kept, model.config)
+            for name, value in model.state_dict().items()
+        }
     smaller.load_state_dict({name: state[name] for name in target})
     return smaller.train(model.training)
 

@@ -81,7 +81,7 @@ class ModelArguments:
         default=False,
         metadata={
             "help": "With --separate_instances and a teacher: the encoder that is cut out learns from the teacher by "
-            "itself before it is copied (a run of its own, in OUTPUT_DIR/narrow)."
+            "itself before it is copied (in OUTPUT_DIR/narrow, with the rates of the recipe's section narrow)."
         },
     )
 
@@ -210,6 +210,12 @@ class PruningArguments:
         metadata={
             "help": "Learning rate of the Lagrangian's multipliers: they must grow before the gates follow the target, "
             "so a short training needs a larger one. Default: --reg_learning_rate."
+        },
+    )
+    at_least_target: bool = field(
+        default=False,
+        metadata={
+            "help": "The Lagrangian pushes gates towards the target only, never back from beyond it (docs/recipe.md)."
         },
     )
     droprate_init: float = field(

@@ -96,6 +96,8 @@ def finished(output: Path, wanted: list[str]) -> dict[str, Any] | None:
 
 def clear(output: Path) -> None:
     """Delete what a run writes, and nothing else."""
+    if (output / NARROW).is_dir():
+        clear(output / NARROW)
     for path in (output / RUN_FILE, output / STARTED_FILE, output / LATENCY_FILE):
         path.unlink(missing_ok=True)
     for folder in (

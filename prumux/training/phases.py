@@ -86,17 +86,16 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         return record
     set_seed(training.seed)
     start = time.monotonic()
-    try:
-        trainer = build_trainer(_after_narrow(argv, arguments, overwrite))
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "install" not in str(error):
-            raise
-        # a flag of Transformers asks for a package that is not installed
-        raise UserError(f"{first_line(error)}: change the flag that asks for it") from error
+    trainer = _built(arguments)
     if training.do_train:
         if overwrite:
             clear(output)
         write_json(output / STARTED_FILE, wanted)
+        if (narrow := narrow_flags(argv, arguments)) is not None:
+            # the trainer above was to find mistakes before they cost the narrow encoder's training
+            del trainer
+            arguments = _after_narrow(narrow, argv)
+            trainer = _built(arguments)
         _train(trainer, output)
         trainer.accelerator.wait_for_everyone()  # the main process may still be writing the best model
     record = make_record(trainer, arguments, time.monotonic() - start, wanted)
@@ -108,19 +107,27 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def _after_narrow(argv: Sequence[str], arguments: Arguments, overwrite: bool) -> Arguments:
+def _after_narrow(narrow: Sequence[str], argv: Sequence[str]) -> Arguments:
     """The arguments as they are once the narrow encoder has been taught, which is a run of its own."""
-    flags = narrow_flags(argv, arguments)
-    if flags is None:
-        return arguments
-    run([*flags, *(["--overwrite_output_dir"] if overwrite else [])])
+    run(narrow)
     gc.collect()  # its trainer is part of a cycle and holds what the teacher said of every row
+    arguments = parse_arguments(argv)  # anew: they set what all of Accelerate shares, such as the precision
     set_seed(arguments.training.seed)
     best = Path(str(arguments.training.output_dir)) / NARROW / BEST
     return replace(arguments, model=replace(arguments.model, model_name_or_path=str(best)))
 
 
 # ---- building
+
+
+def _built(arguments: Arguments) -> PrumuxTrainer:
+    try:
+        return build_trainer(arguments)
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "install" not in str(error):
+            raise
+        # a flag of Transformers asks for a package that is not installed
+        raise UserError(f"{first_line(error)}: change the flag that asks for it") from error
 
 
 def build_trainer(arguments: Arguments) -> PrumuxTrainer:
@@ -156,11 +163,11 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         raise UserError(
             "--setting pruning needs --do_train: evaluate a pruned model with --setting finetuning"
         )
-    if arguments.pruning.freeze_embeddings:
-        model.bert.embeddings.requires_grad_(False)
     teacher = load_teacher(arguments, data, model) if pruning or teacher_path else None
     if arguments.pruning.narrow_for is not None and not pruning:
         model = narrowed(arguments, model, data, tokenizer)
+    if arguments.pruning.freeze_embeddings:
+        model.bert.embeddings.requires_grad_(False)
     if arguments.model.separate_instances:
         if not arguments.training.do_train:
             raise UserError(

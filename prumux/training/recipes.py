@@ -97,15 +97,16 @@ def resolved(
 
 
 def is_pruned(model_path: str | None) -> bool:
-    """Is it the folder of a model that has lost units."""
-    return (_local_config(model_path) or {}).get("kept_heads") is not None
+    """Has a checkpoint folder or a model on the hub lost units; not one that doesn't say (or can't be reached)."""
+    return _said_by(model_path).get("kept_heads") is not None
 
 
 def _may_be_pruned(first: Any) -> bool:
     """Is the run's start a pruned model; of one that can't be read (yet) its folder says so."""
-    if _local_config(first.model_name_or_path) is None:
+    fields = _local_config(first.model_name_or_path)
+    if fields is None:
         return PRUNED in Path(first.model_name_or_path or "").parts
-    return is_pruned(first.model_name_or_path)
+    return fields.get("kept_heads") is not None
 
 
 def _local_config(model_path: str | None) -> dict[str, Any] | None:
@@ -120,12 +121,20 @@ def _local_config(model_path: str | None) -> dict[str, Any] | None:
 def instances_of(model_path: str | None) -> int | None:
     """N of a checkpoint folder or of a model on the hub, ``None`` where it doesn't say (or can't be reached)."""
     try:
-        fields = _local_config(model_path)
-        if fields is None and model_path is not None and not Path(model_path).exists():
-            fields = read_config(model_path)
-        return int((fields or {})["num_instances"])
-    except (UserError, ValueError, KeyError, TypeError):
+        return int(_said_by(model_path)["num_instances"])
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _said_by(model_path: str | None) -> dict[str, Any]:
+    """The configuration of a folder or of a model on the hub, empty where there is none to be had."""
+    fields = _local_config(model_path)
+    if fields is None and model_path is not None and not Path(model_path).exists():
+        try:
+            fields = read_config(model_path)
+        except UserError:
+            return {}
+    return fields or {}
 
 
 def _mapping(parent: dict[str, Any], name: str, path: Path) -> dict[str, Any]:

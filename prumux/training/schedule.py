@@ -42,4 +42,6 @@ class SparsitySchedule:
         begin = self.end(stage - 1) if stage else self.start
         share = 1.0 if self.warmup == 0 else max(0.0, min(1.0, (done - begin) / self.warmup))
         before = self.targets[stage - 1] if stage else self.before
+        if share >= 1:
+            return self.targets[stage]  # to the last digit
         return before + (self.targets[stage] - before) * shape(share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,17 +28,21 @@ from prumux.pruning.latency import Latency, measure
 from prumux.pruning.scores import ScoreGates, UniformGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
-from prumux.training.arguments import Arguments
+from prumux.training.arguments import Arguments, DataArguments
 from prumux.training.folder import LATENCY_FILE, NARROW, split_flags
-from prumux.training.recipes import is_pruned
+from prumux.training.recipes import instances_of, is_pruned
 
 Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
 FISHER_BATCHES = 50
 UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
-NOT_OF_NARROW = (  # of a multiplexed run's flags
-    "setting", "num_instances", "separate_instances", "narrow_first", "distill_states", "output_dir", "learning_rate",
-    "head_learning_rate", "groups_per_batch", "per_device_train_batch_size",
-)  # fmt: skip
+SHARED = {f.name for f in fields(DataArguments)} | {  # flags that a multiplexed and a narrow run have in common
+    "model_name_or_path", "model_path", "tokenizer_name", "num_hidden_layers", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "attend_padding", "recipe", "distillation_path", "teacher", "teacher_states",
+    "keep_teacher_gb", "distill_temp", "distill_state_loss_alpha", "distill_ce_loss_alpha", "distill_task_loss_alpha",
+    "freeze_embeddings", "do_train", "do_eval", "seed", "bf16", "fp16", "use_cpu", "num_train_epochs", "max_steps",
+    "lr_scheduler_type", "warmup_steps", "save_strategy", "save_steps", "logging_steps", "disable_tqdm", "report_to",
+    "dataloader_num_workers",
+}  # fmt: skip
 OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
 
 
@@ -65,7 +70,13 @@ def build_gates(
         cost = _cost(arguments, model, length)
         if flags.pruning_criterion == "gradient":
             return ScoreGates(config, pruning_type=flags.pruning_type, cost=cost), flags.targets
-        gates = L0Gates(config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost)
+        gates = L0Gates(
+            config,
+            pruning_type=flags.pruning_type,
+            droprate_init=flags.droprate_init,
+            cost=cost,
+            at_least=flags.at_least_target,
+        )
         if flags.initial_gates == "fisher":
             scores = ScoreGates(config, pruning_type=flags.pruning_type, cost=cost)
             nn.Module.to(model, arguments.training.device)  # where the Trainer wants it anyway
@@ -117,20 +128,23 @@ def _batches(
 def narrow_flags(argv: Sequence[str], arguments: Arguments) -> list[str] | None:
     """The command line of the run that comes before this one, ``None`` without ``--narrow_first``.
 
-    It is this run's, without multiplexing and with the learning rates and the batch of the recipe's section ``narrow``.
-    Nothing comes before copies of a model that is narrow already, or where nobody teaches.
+    What it has in common with this run it is told; how it learns is up to the recipe's section ``narrow``. Nothing
+    comes before copies of a model that is narrow already, or where no unmultiplexed model teaches.
     """
     model, training = arguments.model, arguments.training
-    copies = model.num_instances or 1
+    copies, start, teacher = (
+        model.num_instances or 1,
+        model.model_name_or_path,
+        arguments.pruning.distillation_path,
+    )
     wanted = model.separate_instances and model.narrow_first and training.do_train and copies > 1
-    taught = arguments.pruning.distillation_path is not None
-    if not wanted or not taught or is_pruned(model.model_name_or_path):
+    if not wanted or start is None or teacher is None or is_pruned(start) or (instances_of(teacher) or 1) > 1:
         return None
-    kept = [flag for flag in split_flags(argv) if flag[0].removeprefix("--") not in NOT_OF_NARROW]
+    kept = [flag for flag in split_flags(argv) if flag[0].removeprefix("--") in SHARED]
     return [
         *itertools.chain.from_iterable(kept),
         *("--setting", "finetuning", "--num_instances", "1", "--narrow_for", str(copies)),
-        *("--distill_states", "True"),
+        *("--distill_states", "True", "--separate_instances", "False", "--narrow_first", "False"),
         *("--output_dir", str(Path(str(training.output_dir)) / NARROW)),
     ]
 

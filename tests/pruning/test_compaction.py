@@ -11,8 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prumux import Masks, PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification, compact
+from prumux import (
+    Masks,
+    PrumuxConfig,
+    PrumuxForMaskedLM,
+    PrumuxForSequenceClassification,
+    PrumuxForTokenClassification,
+    compact,
+)
 from prumux.models.demultiplexers import DEMULTIPLEXERS
+from prumux.models.heads import PrumuxClassifier
 from prumux.models.multiplexers import MULTIPLEXERS
 from prumux.pruning.accounting import Structure, model_size
 
@@ -20,7 +28,11 @@ LAYERS, HEADS, FFN, HIDDEN = 3, 4, 10, 16
 
 
 def model_of(
-    num_instances: int, muxing: str = "gaussian_hadamard", demuxing: str = "index_pos", **more: object
+    num_instances: int,
+    muxing: str = "gaussian_hadamard",
+    demuxing: str = "index_pos",
+    kind: type[PrumuxClassifier] = PrumuxForSequenceClassification,
+    **more: object,
 ):
     config = PrumuxConfig(
         vocab_size=40,
@@ -38,7 +50,7 @@ def model_of(
         num_labels=3,
         **more,
     )
-    model = PrumuxForSequenceClassification(config).eval()
+    model = kind(config).eval()
     with torch.no_grad():  # LayerNorms and biases that would show wrong handling
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
@@ -90,6 +102,19 @@ def any_masks(draw):
 def test_masked_equals_compacted(masks, num_instances, muxing, demuxing, seed):
     torch.manual_seed(seed)
     assert difference(model_of(num_instances, muxing, demuxing), masks, num_instances) <= 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    masks=any_masks(),
+    num_instances=st.sampled_from([1, 2]),
+    transform=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_of_tokens_too(masks, num_instances, transform, seed):
+    torch.manual_seed(seed)
+    model = model_of(num_instances, kind=PrumuxForTokenClassification, classifier_transform=transform)
+    assert difference(model, masks, num_instances) <= 1e-5
 
 
 ZERO, ONE = torch.zeros, torch.ones

@@ -159,3 +159,17 @@ def test_own_files_go_on_through_run_glue(trained, folder, tmp_path):
 def test_a_sentence_task_is_not_for_run_ner(tmp_path):
     with pytest.raises(UserError, match=r"toy labels whole texts, not words: use run_glue\.py"):
         run(["--tag_words", "--task_name", "toy", "--do_train", "--output_dir", str(tmp_path)])
+
+
+def test_a_dense_model_is_pruned_and_copied(folder, trained):
+    """Without a pooler it is the classifier that reads the pruned stream."""
+    dense = str(folder / "dense" / "best")
+    flags = [*FLAGS, "--data_dir", str(folder), "--model_path", dense, "--teacher", dense, "--max_steps", "4"]
+    pruned = run(
+        [*flags, "--setting", "pruning", "--target_sparsity", "0.8", "--output_dir", str(folder / "one")]
+    )
+    assert pruned["sparsity"] == pytest.approx(0.8, abs=0.02)
+    copies = ["--num_instances", "2", "--separate_instances", "--narrow_first", "--muxing_variant", "binary_hadamard",
+              "--binary_hadamard_epsilon", "0", "--output_dir", str(folder / "copies")]  # fmt: skip
+    assert run([*flags, *copies])["num_instances"] == 2
+    assert (folder / "copies" / "narrow" / "run.json").is_file()

@@ -431,6 +431,25 @@ def test_the_narrow_model_is_taught_first(shape, tmp_path):
     go("mux", *taught, "--overwrite_output_dir")
     assert (tmp_path / "mux" / "narrow" / "run.json").stat().st_mtime > kept
     narrow = str(tmp_path / "mux" / "narrow" / "best")
-    for name, flags in (("untaught", copies), ("given", (*taught, "--model_path", narrow))):
+    teachers = ("--model_path", narrow), ("--teacher", str(tmp_path / "mux" / "best"))
+    for name, flags in (
+        ("untaught", copies),
+        *zip(("given", "mixed"), ((*taught, *t) for t in teachers), strict=True),
+    ):
         go(name, *flags)
         assert not (tmp_path / name / "narrow").exists(), name
+    for flags, said in (
+        (("--muxing_variant", "gaussian_hadamard"), "copies stand side by side where each instance"),
+        (("--num_instances", "6"), "6 copies don't fit side by side"),
+    ):
+        with pytest.raises(UserError, match=said):
+            go("wrong", *taught, *flags)
+        assert not (tmp_path / "wrong").exists() or not list((tmp_path / "wrong").iterdir()), "found at once"
+
+
+def test_embeddings_stay_frozen_in_a_narrow_model(shape, tmp_path):
+    dense = str(tmp_path / "dense" / "best")
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(tmp_path / "dense")])
+    flags = ("--model_path", dense, "--teacher", dense, "--narrow_for", "2", "--distill_states")
+    trainer = build_trainer(parse_arguments([*SMALL, *flags, "--freeze_embeddings"]))
+    assert not any(p.requires_grad for p in trainer.student.bert.embeddings.parameters())
