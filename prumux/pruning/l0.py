@@ -95,14 +95,12 @@ class L0Gates(Gates):
         pruning_type: str = "structured_heads+structured_mlp+hidden+layer",
         droprate_init: float = 0.5,
         cost: Cost | None = None,
-        at_least: bool = False,
     ) -> None:
         """Gates for every unit that a model of ``config`` has.
 
         Args:
             pruning_type: which families to gate, see :func:`families_of`.
             droprate_init: initial probability scale of dropping an FFN dimension, in (0, 1).
-            at_least: nothing is paid for more sparsity than the target.
 
         Raises:
             ValueError: an unknown pruning type.
@@ -113,7 +111,6 @@ class L0Gates(Gates):
         for family, size in self.sizes.items():
             mean = fine if family == "intermediate" else LOG_ALPHA_COARSE
             self.log_alpha[family] = nn.Parameter(torch.normal(mean, LOG_ALPHA_NOISE, size))
-        self.at_least = at_least
         self.lambda_1 = nn.Parameter(torch.zeros(()))
         self.lambda_2 = nn.Parameter(torch.zeros(()))
 
@@ -193,13 +190,7 @@ class L0Gates(Gates):
         return 1 - self.expected_cost() / self.cost.dense
 
     def penalty(self, target: float) -> tuple[Tensor, Tensor]:
-        """``lambda_1 (s - t) + lambda_2 (s - t)^2`` and the expected sparsity ``s`` (CoFi section 3.3).
-
-        With ``at_least`` 0 where ``s`` exceeds ``t``: there the multipliers neither push nor grow, and needn't shrink
-        again before the gates follow a target that goes on rising.
-        """
+        """``lambda_1 (s - t) + lambda_2 (s - t)^2`` and the expected sparsity ``s`` (CoFi section 3.3)."""
         expected = self.expected_sparsity()
         gap = expected - target
-        if self.at_least:
-            gap = gap.clamp(max=0)
         return self.lambda_1 * gap + self.lambda_2 * gap**2, expected

@@ -212,12 +212,6 @@ class PruningArguments:
             "so a short training needs a larger one. Default: --reg_learning_rate."
         },
     )
-    at_least_target: bool = field(
-        default=False,
-        metadata={
-            "help": "The Lagrangian pushes gates towards the target only, never back from beyond it (docs/recipe.md)."
-        },
-    )
     droprate_init: float = field(
         default=0.5, metadata={"help": "Drop rate at which the gates of FFN dimensions start."}
     )

@@ -70,13 +70,7 @@ def build_gates(
         cost = _cost(arguments, model, length)
         if flags.pruning_criterion == "gradient":
             return ScoreGates(config, pruning_type=flags.pruning_type, cost=cost), flags.targets
-        gates = L0Gates(
-            config,
-            pruning_type=flags.pruning_type,
-            droprate_init=flags.droprate_init,
-            cost=cost,
-            at_least=flags.at_least_target,
-        )
+        gates = L0Gates(config, pruning_type=flags.pruning_type, droprate_init=flags.droprate_init, cost=cost)
         if flags.initial_gates == "fisher":
             scores = ScoreGates(config, pruning_type=flags.pruning_type, cost=cost)
             nn.Module.to(model, arguments.training.device)  # where the Trainer wants it anyway
