@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
 from prumux.models.heads import PrumuxForTokenClassification
-from prumux.models.loading import load_model, read_config
+from prumux.models.loading import Model, load_model, read_config
 from prumux.models.modeling import PrumuxModel, PrumuxPreTrainedModel
 from prumux.models.partition import put_side_by_side
 from prumux.pruning.accounting import Cost
@@ -32,7 +32,6 @@ from prumux.training.arguments import Arguments, DataArguments
 from prumux.training.folder import LATENCY_FILE, NARROW, split_flags
 from prumux.training.recipes import instances_of, is_pruned
 
-Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
 FISHER_BATCHES = 50
 UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept_hidden": None}
 SHARED = {f.name for f in fields(DataArguments)} | {  # flags that a multiplexed and a narrow run have in common
@@ -126,11 +125,8 @@ def narrow_flags(argv: Sequence[str], arguments: Arguments) -> list[str] | None:
     comes before copies of a model that is narrow already, or where no unmultiplexed model teaches.
     """
     model, training = arguments.model, arguments.training
-    copies, start, teacher = (
-        model.num_instances or 1,
-        model.model_name_or_path,
-        arguments.pruning.distillation_path,
-    )
+    copies, start = model.num_instances or 1, model.model_name_or_path
+    teacher = arguments.pruning.distillation_path
     wanted = model.separate_instances and model.narrow_first and training.do_train and copies > 1
     if not wanted or start is None or teacher is None or is_pruned(start) or (instances_of(teacher) or 1) > 1:
         return None
