@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -27,9 +27,12 @@ from prumux.reports.provenance import atomic_file
 from prumux.reports.store import VARIABLE
 from prumux.training.folder import check_writable
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
 logger = logging.getLogger(__name__)
 POLL = 0.2  # seconds between looks at running processes
-TIMED_STEPS = 3
+TIMED_STEPS = 6
 PRUNING_COST = 1.5  # a step with a teacher, or with masks, beside a plain one of the same model
 STORE = "runs.jsonl"
 
@@ -204,6 +207,7 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
 
     from prumux.training.inputs import load_data
     from prumux.training.parsing import parse_arguments
+    from prumux.training.structure import narrow_flags
 
     rows: dict[str, int] = {}
     per_row: dict[tuple[str, int], float] = {}
@@ -212,26 +216,44 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
         if not job.trains or job.done:
             continue
         arguments = parse_arguments(job.argv)
-        training = arguments.training
         if job.task not in rows:
             rows[job.task] = len(load_data(arguments).train or [])
-        batch = training.per_device_train_batch_size
         key = job.task, job.num_instances
         if key not in per_row:
             per_row[key] = _seconds_per_row(job, grid)
-        epoch = math.ceil(rows[job.task] / batch / training.gradient_accumulation_steps)
-        steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * epoch)
+        seen = _rows_seen(arguments.training, rows[job.task])
+        if narrow := narrow_flags(job.argv, arguments):  # a row costs it at most what it costs the wide model
+            seen += _rows_seen(parse_arguments(narrow).training, rows[job.task])
         taught = arguments.pruning.distillation_path is not None or arguments.pruning.setting == "pruning"
-        seconds[job.name] = steps * batch * per_row[key] * (PRUNING_COST if taught else 1)
+        seconds[job.name] = seen * per_row[key] * (PRUNING_COST if taught else 1)
     return seconds
+
+
+def _rows_seen(training: TrainingArguments, rows: int) -> int:
+    """How many rows a run over a file of ``rows`` learns from, repetitions counted."""
+    batch = training.per_device_train_batch_size
+    epoch = math.ceil(rows / batch / training.gradient_accumulation_steps)
+    steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * epoch)
+    return steps * batch
 
 
 def _seconds_per_row(job: Job, grid: GridConfig) -> float:
     """Time of a few finetuning steps of the unpruned model, by row."""
     import tempfile
 
+    from transformers import TrainerCallback
+
     from prumux.training.parsing import parse_arguments
     from prumux.training.phases import build_trainer
+
+    class StepEnds(TrainerCallback):
+        """When each step ended."""
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.times.append(time.monotonic())
 
     start = (
         ["--config_name", str(project_file(grid.config))]
@@ -251,11 +273,14 @@ def _seconds_per_row(job: Job, grid: GridConfig) -> float:
         arguments = parse_arguments([
             *kept, *start, "--output_dir", folder, "--setting", "finetuning", "--max_steps", str(TIMED_STEPS),
             "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "True",
+            "--separate_instances", "False", "--narrow_first", "False",  # how weights start costs no step anything
         ])  # fmt: skip
         trainer = build_trainer(arguments)
-        began = time.monotonic()
+        clock = StepEnds()
+        trainer.add_callback(clock)
         trainer.train()
-        return (time.monotonic() - began) / TIMED_STEPS / arguments.training.per_device_train_batch_size
+        first, *_, last = clock.times  # the first step also pays for what happens once
+        return (last - first) / (len(clock.times) - 1) / arguments.training.per_device_train_batch_size
 
 
 def describe(jobs: Sequence[Job], seconds: dict[str, float] | None = None) -> str:
