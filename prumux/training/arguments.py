@@ -243,6 +243,13 @@ class PruningArguments:
             "help": "Folder in which those states are kept for other runs with the same teacher (rounded to bfloat16)."
         },
     )
+    replace_tokens: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the words that others replace in every other row, for a teacher to speak of more texts "
+            "than there are. Nothing without a teacher."
+        },
+    )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})
     distill_layer_loss_alpha: float = field(default=0.9, metadata={"help": "Weight of layer distillation."})
     distill_state_loss_alpha: float = field(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prumux.data.augmentation import replace_tokens
 from prumux.errors import UserError
 from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.pruning.accounting import Structure
@@ -51,6 +52,7 @@ class DistillationTrainer(PrumuxTrainer):
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
+        self._special = torch.tensor(self.processing_class.all_special_ids)  # type: ignore[union-attr]
         self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states, precision)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,10 +157,16 @@ class DistillationTrainer(PrumuxTrainer):
     ) -> Any:
         if self.distilled.gates is not None:
             self.distilled.gates.clamp_()
-        features = {name: value for name, value in inputs.items() if name != "labels"}
-        with self.accelerator.autocast():
-            teacher = self.teaching(features)
         pruning = self.settings.pruning
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        changed: Tensor | None = None
+        if pruning.replace_tokens:
+            features, changed = replace_tokens(
+                features, pruning.replace_tokens, self._special.to(self.args.device)
+            )
+            inputs = inputs | features
+        with self.accelerator.autocast():
+            teacher = self.teaching(features, changed)
         terms = model(
             inputs,
             teacher,

@@ -180,6 +180,12 @@ def _check(values: Any) -> None:
         "keep_teacher_gb",
         "more than 0 with --teacher_states",
     )
+    require(0 <= values.replace_tokens < 1, "replace_tokens", "a share from 0 to below 1")
+    require(
+        values.replace_tokens == 0 or values.distill_task_loss_alpha == 0,
+        "replace_tokens",
+        "0 beside --distill_task_loss_alpha: labels are of the rows as they were",
+    )
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")

@@ -37,10 +37,10 @@ UNPRUNED: dict[str, Any] = {"kept_heads": None, "kept_intermediate": None, "kept
 SHARED = {f.name for f in fields(DataArguments)} | {  # flags that a multiplexed and a narrow run have in common
     "model_name_or_path", "model_path", "tokenizer_name", "num_hidden_layers", "hidden_dropout_prob",
     "attention_probs_dropout_prob", "attend_padding", "recipe", "distillation_path", "teacher", "teacher_states",
-    "keep_teacher_gb", "distill_temp", "distill_state_loss_alpha", "distill_ce_loss_alpha", "distill_task_loss_alpha",
-    "freeze_embeddings", "do_train", "do_eval", "seed", "bf16", "fp16", "use_cpu", "num_train_epochs", "max_steps",
-    "lr_scheduler_type", "warmup_steps", "save_strategy", "save_steps", "logging_steps", "disable_tqdm", "report_to",
-    "dataloader_num_workers",
+    "keep_teacher_gb", "replace_tokens", "distill_temp", "distill_state_loss_alpha", "distill_ce_loss_alpha",
+    "distill_task_loss_alpha", "freeze_embeddings", "do_train", "do_eval", "seed", "bf16", "fp16", "use_cpu",
+    "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "save_strategy", "save_steps",
+    "logging_steps", "disable_tqdm", "report_to", "dataloader_num_workers",
 }  # fmt: skip
 OF_MULTIPLEXING = ("muxing_variant", "binary_hadamard_epsilon", "gaussian_hadamard_norm", "learn_muxing")
 

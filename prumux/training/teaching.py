@@ -74,11 +74,15 @@ class Teaching:
         self._saved = len(self._rows)
 
     @torch.no_grad()
-    def __call__(self, features: dict[str, Tensor]) -> PrumuxOutput:
-        """The teacher's logits and hidden states (of remembered rows: the last only) for ``features`` [R, L]."""
+    def __call__(self, features: dict[str, Tensor], changed: Tensor | None = None) -> PrumuxOutput:
+        """The teacher's logits and hidden states (of remembered rows: the last only) for ``features`` [R, L].
+
+        Rows that are ``changed`` [R] won't come again and are not remembered.
+        """
         if self._room <= 0 and not self._rows:
             return self.teacher(**features, output_hidden_states=True)
         ids = features["input_ids"]
+        once = [False] * len(ids) if changed is None else changed.tolist()
         lengths = features["attention_mask"].sum(1).tolist()
         columns = [
             features[name].cpu().numpy() for name in ("input_ids", "token_type_ids") if name in features
@@ -99,7 +103,7 @@ class Teaching:
                     logits = logits[: lengths[i]]
                 # rounded the first time, too: a resumed run remembers other rows and must be taught the same
                 fresh[i] = state.to(torch.bfloat16), logits
-                if self._room > 0:
+                if self._room > 0 and not once[i]:
                     kept = (
                         fresh[i][0].cpu().clone(),
                         logits.cpu().clone(),

@@ -12,10 +12,12 @@ from prumux import PrumuxForSequenceClassification, UserError
 from prumux.pruning.accounting import model_size
 from prumux.pruning.scores import fisher_scores
 from prumux.training import structure
+from prumux.training.distilled import Distilled
 from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import last_checkpoint
 from prumux.training.parsing import parse_arguments
 from prumux.training.phases import build_trainer, run
+from prumux.training.teaching import Teaching
 
 SMALL = (
     "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
@@ -181,6 +183,41 @@ def test_an_unmultiplexed_teacher_teaches_every_token(shape, tmp_path):
     assert {"state_distillation", "lagrangian"} <= set(next(e for e in pruned["history"] if "loss" in e))
     with pytest.raises(UserError, match=r"mixes 3 inputs, the student 2: .*or an unmultiplexed one"):
         go("wrong", *start, "--teacher", str(tmp_path / "three" / "best"))
+
+
+def test_rows_with_other_words_are_shown_to_teacher_and_student(shape, tmp_path, monkeypatch):
+    dense = tmp_path / "dense"
+    run([*SMALL, "--setting", "baseline", "--config_name", shape, "--output_dir", str(dense)])
+    flags = [*SMALL, "--config_name", shape, "--num_instances", "2", "--teacher", str(dense / "best")]
+    taught, learned = [], []
+    ask, learn = Teaching.__call__, Distilled.forward
+    monkeypatch.setattr(Teaching, "__call__", lambda *a: taught.append(a[1]["input_ids"]) or ask(*a))
+    monkeypatch.setattr(
+        Distilled, "forward", lambda *a, **k: learned.append(a[1]["input_ids"]) or learn(*a, **k)
+    )
+    results = [
+        run([*flags, "--replace_tokens", share, "--output_dir", str(tmp_path / name)])
+        for name, share in (("plain", "0"), ("changed", "0.5"), ("again", "0.5"))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(taught, learned, strict=True))
+    plain, changed, again = (taught[start : start + 4] for start in (0, 4, 8))
+    assert all((a != b).any() for a, b in zip(plain, changed, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(changed, again, strict=True))
+    assert results[1]["metrics"] == results[2]["metrics"]
+    with pytest.raises(
+        UserError, match=r"--replace_tokens is 0.5, expected 0 beside --distill_task_loss_alpha"
+    ):
+        run(
+            [
+                *flags,
+                "--replace_tokens",
+                "0.5",
+                "--distill_task_loss_alpha",
+                "1",
+                "--output_dir",
+                str(tmp_path / "no"),
+            ]
+        )
 
 
 @pytest.mark.parametrize("criterion", ["l0", "gradient"])

@@ -41,8 +41,8 @@ def command(teacher: Path, output: Path) -> list[str]:
         "--setting pruning --task_name toy --num_instances 2 --target_sparsity 0.6 --sparsity_epsilon 0.02 "
         "--layer_distill_version 5 --max_train_samples 320 --max_eval_samples 64 --per_device_train_batch_size 16 "
         "--num_train_epochs 4 --lagrangian_warmup_epochs 2 --reg_learning_rate 0.2 --learning_rate 1e-3 "
-        "--eval_strategy steps --eval_steps 8 --save_strategy steps --save_steps 8 --logging_steps 8 "
-        "--disable_tqdm True --do_train --do_eval"
+        "--replace_tokens 0.2 --eval_strategy steps --eval_steps 8 --save_strategy steps --save_steps 8 "
+        "--logging_steps 8 --disable_tqdm True --do_train --do_eval"
     )
     return [
         sys.executable,

@@ -39,6 +39,21 @@ def test_a_remembered_epoch_asks_nothing(tiny, rows):
     teaching({"input_ids": ids.flip(0), "attention_mask": mask.flip(0)})
 
 
+def test_changed_rows_are_answered_but_not_remembered(tiny, rows):
+    teacher = PrumuxForSequenceClassification(tiny()).eval()
+    ids, mask = rows(6)
+    teaching = Teaching(teacher, 1e6)
+    changed = torch.tensor([True, False, True, False, False, False])
+    said = teaching({"input_ids": ids, "attention_mask": mask}, changed)
+    assert torch.allclose(said.logits, teacher(ids, mask).logits, atol=1e-5)
+    asked = []
+    forward = teacher.forward
+    teacher.forward = lambda **given: asked.append(given["input_ids"]) or forward(**given)
+    teaching({"input_ids": ids, "attention_mask": mask})
+    [again] = asked
+    assert len(again) == 2
+
+
 def test_a_multiplexed_teacher_depends_on_the_group(tiny, rows):
     teacher = PrumuxForSequenceClassification(tiny(num_instances=2)).eval()
     ids, mask = rows(6)

@@ -1,0 +1,36 @@
+"""Random words in place of some of a training row's: a teacher can speak of more texts than the file holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHANGED_ROWS = 0.5  # of a batch; what a teacher said of the others can be remembered
+
+
+def replace_tokens(
+    features: dict[str, Tensor], share: float, special: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """``features`` with other words in about half of the rows, and which rows these are.
+
+    A token of such a row is replaced with probability ``share`` by one drawn from the batch, so words come as often as
+    in the text. Draws from torch's generator of the device.
+
+    Args:
+        features: ``input_ids`` and ``attention_mask``, ``[R, L]`` each, and what else there is; not modified.
+        share: from 0 to below 1.
+        special: ids that are neither replaced nor drawn ``[K]``.
+
+    Returns:
+        The features, and ``[R]`` bool: the row is not what it was.
+    """
+    ids = features["input_ids"]
+    words = features["attention_mask"].bool() & ~torch.isin(ids, special)
+    rows = torch.rand(len(ids), 1, device=ids.device) < CHANGED_ROWS
+    chosen = words & rows & (torch.rand(ids.shape, device=ids.device) < share)
+    drawn = ids[words]
+    if not len(drawn):
+        return features, chosen.any(1)
+    others = drawn[torch.randint(len(drawn), ids.shape, device=ids.device)]
+    replaced = torch.where(chosen, others, ids)
+    return features | {"input_ids": replaced}, (replaced != ids).any(1)
