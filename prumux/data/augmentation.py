@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHANGED_ROWS = 0.5  # of a batch; what a teacher said of the others can be remembered
-
 
 def replace_tokens(
     features: dict[str, Tensor], share: float, special: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """``features`` with other words in about half of the rows, and which rows these are.
+    """``features`` with other words in some places, and which rows these are in.
 
-    A token of such a row is replaced with probability ``share`` by one drawn from the batch, so words come as often as
-    in the text. Draws from torch's generator of the device.
+    A token is replaced with probability ``share`` by one drawn from the batch, so words come as often as in the text.
+    Draws from torch's generator of the device.
 
     Args:
         features: ``input_ids`` and ``attention_mask``, ``[R, L]`` each, and what else there is; not modified.
@@ -26,8 +24,7 @@ def replace_tokens(
     """
     ids = features["input_ids"]
     words = features["attention_mask"].bool() & ~torch.isin(ids, special)
-    rows = torch.rand(len(ids), 1, device=ids.device) < CHANGED_ROWS
-    chosen = words & rows & (torch.rand(ids.shape, device=ids.device) < share)
+    chosen = words & (torch.rand(ids.shape, device=ids.device) < share)
     drawn = ids[words]
     if not len(drawn):
         return features, chosen.any(1)

@@ -28,7 +28,7 @@ from prumux.reports.store import VARIABLE
 from prumux.training.folder import check_writable
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from prumux.training.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 POLL = 0.2  # seconds between looks at running processes
@@ -221,16 +221,17 @@ def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
         key = job.task, job.num_instances
         if key not in per_row:
             per_row[key] = _seconds_per_row(job, grid)
-        seen = _rows_seen(arguments.training, rows[job.task])
+        seen = _rows_seen(arguments, rows[job.task])
         if narrow := narrow_flags(job.argv, arguments):  # a row costs it at most what it costs the wide model
-            seen += _rows_seen(parse_arguments(narrow).training, rows[job.task])
+            seen += _rows_seen(parse_arguments(narrow), rows[job.task])
         taught = arguments.pruning.distillation_path is not None or arguments.pruning.setting == "pruning"
         seconds[job.name] = seen * per_row[key] * (PRUNING_COST if taught else 1)
     return seconds
 
 
-def _rows_seen(training: TrainingArguments, rows: int) -> int:
+def _rows_seen(arguments: Arguments, rows: int) -> int:
     """How many rows a run over a file of ``rows`` learns from, repetitions counted."""
+    training = arguments.training
     batch = training.per_device_train_batch_size
     epoch = math.ceil(rows / batch / training.gradient_accumulation_steps)
     steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * epoch)
@@ -241,19 +242,9 @@ def _seconds_per_row(job: Job, grid: GridConfig) -> float:
     """Time of a few finetuning steps of the unpruned model, by row."""
     import tempfile
 
-    from transformers import TrainerCallback
-
     from prumux.training.parsing import parse_arguments
     from prumux.training.phases import build_trainer
-
-    class StepEnds(TrainerCallback):
-        """When each step ended."""
-
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.times.append(time.monotonic())
+    from prumux.training.trainer import StepEnds
 
     start = (
         ["--config_name", str(project_file(grid.config))]

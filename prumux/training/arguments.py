@@ -246,8 +246,8 @@ class PruningArguments:
     replace_tokens: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the words that others replace in every other row, for a teacher to speak of more texts "
-            "than there are. Nothing without a teacher."
+            "help": "Share of the words that random others replace in training, for a teacher to speak of more texts "
+            "than there are (it is asked every time then). Nothing without a teacher."
         },
     )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})

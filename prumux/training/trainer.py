@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from prumux.data.grouping import LengthGroupedSampler
 from prumux.data.loading import TaskData
@@ -23,6 +24,16 @@ from prumux.training.folder import BEST
 
 logger = logging.getLogger(__name__)
 HEAD = ("bert.demultiplexer.", "classifier.")  # parameters that --head_learning_rate is for
+
+
+class StepEnds(TrainerCallback):
+    """Notes when each step ended, in seconds of a monotonic clock: what an estimate of a training's time needs."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.monotonic())
 
 
 class PrumuxTrainer(Trainer):
