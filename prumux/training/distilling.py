@@ -52,7 +52,8 @@ class DistillationTrainer(PrumuxTrainer):
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
-        self._special = torch.tensor(self.processing_class.all_special_ids)  # type: ignore[union-attr]
+        special = self.processing_class.all_special_ids  # type: ignore[union-attr]
+        self._special = torch.tensor(special, device=self.args.device)
         self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states, precision)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -161,9 +162,7 @@ class DistillationTrainer(PrumuxTrainer):
         features = {name: value for name, value in inputs.items() if name != "labels"}
         changed: Tensor | None = None
         if pruning.replace_tokens:
-            features, changed = replace_tokens(
-                features, pruning.replace_tokens, self._special.to(self.args.device)
-            )
+            features, changed = replace_tokens(features, pruning.replace_tokens, self._special)
             inputs = inputs | features
         with self.accelerator.autocast():
             teacher = self.teaching(features, changed)
