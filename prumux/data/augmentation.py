@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 
-def replace_tokens(
-    features: dict[str, Tensor], share: float, special: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """``features`` with other words in some places, and which rows these are in.
+def replace_tokens(features: dict[str, Tensor], share: float, special: Tensor) -> dict[str, Tensor]:
+    """``features`` with other words in some places.
 
     A token is replaced with probability ``share`` by one drawn from the batch, so words come as often as in the text.
     Draws from torch's generator of the device.
@@ -18,16 +16,12 @@ def replace_tokens(
         features: ``input_ids`` and ``attention_mask``, ``[R, L]`` each, and what else there is; not modified.
         share: from 0 to below 1.
         special: ids that are neither replaced nor drawn ``[K]``.
-
-    Returns:
-        The features, and ``[R]`` bool: the row is not what it was.
     """
     ids = features["input_ids"]
     words = features["attention_mask"].bool() & ~torch.isin(ids, special)
     chosen = words & (torch.rand(ids.shape, device=ids.device) < share)
     drawn = ids[words]
     if not len(drawn):
-        return features, chosen.any(1)
+        return features
     others = drawn[torch.randint(len(drawn), ids.shape, device=ids.device)]
-    replaced = torch.where(chosen, others, ids)
-    return features | {"input_ids": replaced}, (replaced != ids).any(1)
+    return features | {"input_ids": torch.where(chosen, others, ids)}

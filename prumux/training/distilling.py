@@ -50,11 +50,20 @@ class DistillationTrainer(PrumuxTrainer):
         self.targets = targets
         self.add_callback(_EvaluateStages(self))
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
-        keep = self.settings.pruning.keep_teacher_gb if model.states else 0.0
+        pruning = self.settings.pruning
+        keep = (
+            0.0 if pruning.replace_tokens else pruning.keep_teacher_gb
+        )  # rows with other words don't come again
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
         special = self.processing_class.all_special_ids  # type: ignore[union-attr]
         self._special = torch.tensor(special, device=self.args.device)
-        self.teaching = Teaching(teacher, keep * 2**30, self.settings.pruning.teacher_states, precision)
+        self.teaching = Teaching(
+            teacher,
+            keep * 2**30,
+            None if pruning.replace_tokens else pruning.teacher_states,
+            precision,
+            layers=not model.states,
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)
@@ -160,12 +169,11 @@ class DistillationTrainer(PrumuxTrainer):
             self.distilled.gates.clamp_()
         pruning = self.settings.pruning
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        changed: Tensor | None = None
         if pruning.replace_tokens:
-            features, changed = replace_tokens(features, pruning.replace_tokens, self._special)
+            features = replace_tokens(features, pruning.replace_tokens, self._special)
             inputs = inputs | features
         with self.accelerator.autocast():
-            teacher = self.teaching(features, changed)
+            teacher = self.teaching(features)
         terms = model(
             inputs,
             teacher,

@@ -1,4 +1,4 @@
-"""What the teacher says about a batch; an unmultiplexed one always says the same and is asked once."""
+"""What the teacher says about a batch; an unmultiplexed one always says the same of a row and is asked once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.reports.provenance import atomic_file
 
 logger = logging.getLogger(__name__)
+PIECE = 32  # rows that the teacher is asked about at once, of similar length: little of it is padding
 INDIFFERENT = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration
 
 
@@ -29,6 +30,8 @@ class Teaching:
         keep_bytes: float = 0.0,
         folder: str | Path | None = None,
         precision: str = "float32",
+        *,
+        layers: bool = False,
     ) -> None:
         """``keep_bytes``: memory for remembered states, in half precision; rows beyond it are computed again.
 
@@ -36,13 +39,15 @@ class Teaching:
         ``precision``, in which it computes, name the file). Rows found there are mapped from the disk, so processes
         share them; they count as remembered.
 
+        ``layers``: every layer's states are asked for, of which none are kept.
+
         Raises:
             UserError: the file in ``folder`` can't be read.
         """
         self.teacher = teacher
         config = teacher.config
-        by_row = not config.is_multiplexed and not config.attend_padding
-        self._room = keep_bytes if by_row else 0.0
+        self._by_row = not (layers or config.is_multiplexed or config.attend_padding)
+        self._room = keep_bytes if self._by_row else 0.0
         self._rows: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._file = (
             Path(folder) / f"{_fingerprint(teacher, precision)}.safetensors"
@@ -74,15 +79,11 @@ class Teaching:
         self._saved = len(self._rows)
 
     @torch.no_grad()
-    def __call__(self, features: dict[str, Tensor], changed: Tensor | None = None) -> PrumuxOutput:
-        """The teacher's logits and hidden states (of remembered rows: the last only) for ``features`` [R, L].
-
-        Rows that are ``changed`` [R] won't come again and are not remembered.
-        """
-        if self._room <= 0 and not self._rows:
+    def __call__(self, features: dict[str, Tensor]) -> PrumuxOutput:
+        """The teacher's logits and hidden states (of an unmultiplexed one the last only) for ``features`` [R, L]."""
+        if not self._by_row:
             return self.teacher(**features, output_hidden_states=True)
         ids = features["input_ids"]
-        once = [False] * len(ids) if changed is None else changed.tolist()
         lengths = features["attention_mask"].sum(1).tolist()
         columns = [
             features[name].cpu().numpy() for name in ("input_ids", "token_type_ids") if name in features
@@ -91,26 +92,33 @@ class Teaching:
             b"".join(column[i, :length].tobytes() for column in columns) for i, length in enumerate(lengths)
         ]
         new = [i for i, key in enumerate(keys) if key not in self._rows and lengths[i]]
+        new.sort(key=lengths.__getitem__)
         fresh: dict[int, tuple[Tensor, Tensor]] = {}
-        if new:
-            longest = max(lengths[i] for i in new)
-            output = self.teacher(
-                **{name: value[new, :longest] for name, value in features.items()}, output_hidden_states=True
-            )
-            for place, i in enumerate(new):
-                state, logits = output.hidden_states[-1][place, : lengths[i]], output.logits[place]
-                if logits.dim() == 2:  # a tag per token
-                    logits = logits[: lengths[i]]
-                # rounded the first time, too: a resumed run remembers other rows and must be taught the same
-                fresh[i] = state.to(torch.bfloat16), logits
-                if self._room > 0 and not once[i]:
-                    kept = (
-                        fresh[i][0].cpu().clone(),
-                        logits.cpu().clone(),
-                    )  # an accelerator's memory is for training
-                    self._rows[keys[i]] = kept
-                    self._room -= kept[0].nbytes + kept[1].nbytes
+        for start in range(0, len(new), PIECE):
+            fresh |= self._asked(features, new[start : start + PIECE], lengths)
+        for i, (state, logits) in fresh.items():
+            if self._room > 0:
+                kept = state.cpu().clone(), logits.cpu().clone()  # an accelerator's memory is for training
+                self._rows[keys[i]] = kept
+                self._room -= kept[0].nbytes + kept[1].nbytes
         return self._assembled(ids, keys, lengths, fresh)
+
+    def _asked(
+        self, features: dict[str, Tensor], rows: list[int], lengths: list[int]
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """State and logits of some rows."""
+        longest = max(lengths[i] for i in rows)
+        output = self.teacher(
+            **{name: value[rows, :longest] for name, value in features.items()}, output_hidden_states=True
+        )
+        said = {}
+        for place, i in enumerate(rows):
+            state, logits = output.hidden_states[-1][place, : lengths[i]], output.logits[place]
+            if logits.dim() == 2:  # a tag per token
+                logits = logits[: lengths[i]]
+            # rounded the first time, too: a resumed run remembers other rows and must be taught the same
+            said[i] = state.to(torch.bfloat16), logits
+        return said
 
     def _assembled(
         self, ids: Tensor, keys: list[bytes], lengths: list[int], fresh: dict[int, tuple[Tensor, Tensor]]

@@ -32,11 +32,10 @@ def test_only_words_change_and_only_to_words_of_the_batch(lengths, share, seed):
     torch.manual_seed(seed)
     features = batch(lengths)
     before = {name: value.clone() for name, value in features.items()}
-    after, changed = replace_tokens(features, share, SPECIAL)
+    after = replace_tokens(features, share, SPECIAL)
     assert all(torch.equal(features[name], before[name]) for name in before)  # not modified
     ids, was = after["input_ids"], before["input_ids"]
     other = ids != was
-    assert torch.equal(other.any(1), changed)
     assert not torch.isin(was[other], SPECIAL).any()
     assert torch.isin(ids[other], was).all()
     assert not torch.isin(ids[other], SPECIAL).any()
@@ -47,14 +46,12 @@ def test_only_words_change_and_only_to_words_of_the_batch(lengths, share, seed):
 def test_about_so_many_words_change():
     torch.manual_seed(0)
     features = batch([30] * 400)
-    after, changed = replace_tokens(features, 0.2, SPECIAL)
-    assert changed.all()
+    after = replace_tokens(features, 0.2, SPECIAL)
     other = (after["input_ids"] != features["input_ids"]).sum().item() / (30 * 400)
     assert abs(other - 0.2) < 0.02
 
 
 def test_nothing_to_replace():
     features = batch([0, 0])
-    after, changed = replace_tokens(features, 0.5, SPECIAL)
+    after = replace_tokens(features, 0.5, SPECIAL)
     assert torch.equal(after["input_ids"], features["input_ids"])
-    assert not changed.any()

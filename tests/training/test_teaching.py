@@ -39,19 +39,27 @@ def test_a_remembered_epoch_asks_nothing(tiny, rows):
     teaching({"input_ids": ids.flip(0), "attention_mask": mask.flip(0)})
 
 
-def test_changed_rows_are_answered_but_not_remembered(tiny, rows):
+def test_many_rows_are_asked_about_by_length(tiny, rows):
     teacher = PrumuxForSequenceClassification(tiny()).eval()
-    ids, mask = rows(6)
-    teaching = Teaching(teacher, 1e6)
-    changed = torch.tensor([True, False, True, False, False, False])
-    said = teaching({"input_ids": ids, "attention_mask": mask}, changed)
-    assert torch.allclose(said.logits, teacher(ids, mask).logits, atol=1e-5)
+    ids, mask = rows(80)
+    expected = teacher(ids, mask, output_hidden_states=True)
     asked = []
     forward = teacher.forward
-    teacher.forward = lambda **given: asked.append(given["input_ids"]) or forward(**given)
-    teaching({"input_ids": ids, "attention_mask": mask})
-    [again] = asked
-    assert len(again) == 2
+    teacher.forward = lambda **given: asked.append(given["attention_mask"]) or forward(**given)
+    said = Teaching(teacher)({"input_ids": ids, "attention_mask": mask})
+    assert len(asked) == 3
+    assert sum(piece.numel() for piece in asked) < mask.numel()
+    real = mask.bool()
+    assert torch.allclose(said.logits[real.any(1)], expected.logits[real.any(1)], atol=1e-5)
+    assert torch.allclose(said.hidden_states[-1][real], expected.hidden_states[-1][real], atol=0.03)
+
+
+def test_every_layer_on_request(tiny, rows):
+    teacher = PrumuxForSequenceClassification(tiny()).eval()
+    ids, mask = rows(6)
+    said = Teaching(teacher, layers=True)({"input_ids": ids, "attention_mask": mask})
+    expected = teacher(ids, mask, output_hidden_states=True)
+    assert all(torch.equal(a, b) for a, b in zip(said.hidden_states, expected.hidden_states, strict=True))
 
 
 def test_a_multiplexed_teacher_depends_on_the_group(tiny, rows):
