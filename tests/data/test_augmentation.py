@@ -51,6 +51,18 @@ def test_about_so_many_words_change():
     assert abs(other - 0.2) < 0.02
 
 
+def test_a_word_that_stands_twice_in_a_row_stays_twice():
+    torch.manual_seed(0)
+    pair = torch.tensor([[CLS, 5, 6, 7, 5, SEP, 5, 7, 8, SEP, PAD], [CLS, 5, 6, 9, 9, SEP, 6, 9, 8, 7, SEP]])
+    features = {"input_ids": pair.repeat(50, 1), "attention_mask": (pair.repeat(50, 1) != PAD).long()}
+    after = replace_tokens(features, 0.4, SPECIAL)["input_ids"]
+    was = features["input_ids"]
+    same = was[:, :, None] == was[:, None, :]
+    assert (after[:, :, None] == after[:, None, :])[same].all()
+    fives = (was[:, 1] == 5).nonzero()[:, 0]
+    assert len(set(after[fives, 1].tolist())) > 2  # but not in all rows the same
+
+
 def test_nothing_to_replace():
     features = batch([0, 0])
     after = replace_tokens(features, 0.5, SPECIAL)
