@@ -234,7 +234,8 @@ class PruningArguments:
     keep_teacher_gb: float = field(
         default=4.0,
         metadata={
-            "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none)."
+            "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none; with "
+            "--replace_tokens no row comes again and none are kept)."
         },
     )
     teacher_states: str | None = field(
