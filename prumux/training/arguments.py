@@ -234,21 +234,22 @@ class PruningArguments:
     keep_teacher_gb: float = field(
         default=4.0,
         metadata={
-            "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none; with "
-            "--replace_tokens no row comes again and none are kept)."
+            "help": "Memory for an unmultiplexed teacher's states, which later epochs use again (0: none). "
+            "Nothing with --replace_tokens: no row comes again."
         },
     )
     teacher_states: str | None = field(
         default=None,
         metadata={
-            "help": "Folder in which those states are kept for other runs with the same teacher (rounded to bfloat16)."
+            "help": "Folder in which those states are kept for other runs with the same teacher (rounded to bfloat16). "
+            "Nothing with --replace_tokens."
         },
     )
     replace_tokens: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the words that random others replace in training, for a teacher to speak of more texts "
-            "than there are (it is asked every time then). Nothing without a teacher."
+            "help": "Share of a row's words that others of the batch replace in training, for a teacher to speak of "
+            "more texts than there are; it is asked in every step. Nothing without a teacher."
         },
     )
     distill_temp: float = field(default=2.0, metadata={"help": "Temperature of logit distillation."})

@@ -51,19 +51,14 @@ class DistillationTrainer(PrumuxTrainer):
         self.add_callback(_EvaluateStages(self))
         teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         pruning = self.settings.pruning
-        keep = (
-            0.0 if pruning.replace_tokens else pruning.keep_teacher_gb
-        )  # rows with other words don't come again
+        keep, folder = pruning.keep_teacher_gb, pruning.teacher_states
+        if pruning.replace_tokens:
+            keep, folder = 0.0, None
+            logger.info("the teacher is asked in every step: rows with other words don't come again")
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
         special = self.processing_class.all_special_ids  # type: ignore[union-attr]
         self._special = torch.tensor(special, device=self.args.device)
-        self.teaching = Teaching(
-            teacher,
-            keep * 2**30,
-            None if pruning.replace_tokens else pruning.teacher_states,
-            precision,
-            layers=not model.states,
-        )
+        self.teaching = Teaching(teacher, keep * 2**30, folder, precision, layers=not model.states)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)

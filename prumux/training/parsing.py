@@ -85,6 +85,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.max_steps = -1  # the recipe's steps don't overrule the epochs of the command line
     if "__lagrangian_warmup_epochs" in given and "__lagrangian_warmup_ratio" not in given:
         parsed.lagrangian_warmup_ratio = None  # nor does its ratio
+    if parsed.distill_task_loss_alpha > 0 and "__replace_tokens" not in given:
+        parsed.replace_tokens = 0.0  # labels are of the rows as they are
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     if isinstance(parsed.target_sparsity, float):  # from a recipe

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prumux.errors import UserError
+from prumux.models.heads import PrumuxForTokenClassification
 from prumux.models.modeling import PrumuxOutput, PrumuxPreTrainedModel
 from prumux.reports.provenance import atomic_file
 
@@ -125,7 +126,7 @@ class Teaching:
     ) -> PrumuxOutput:
         width, classes = self.teacher.config.hidden_size, len(self.teacher.config.id2label)
         states = torch.zeros(*ids.shape, width, device=ids.device)
-        tagged = next((row[1].dim() == 2 for row in (*fresh.values(), *self._rows.values())), False)
+        tagged = isinstance(self.teacher, PrumuxForTokenClassification)
         logits = torch.zeros(*(ids.shape if tagged else ids.shape[:1]), classes, device=ids.device)
         for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
             if length:  # a filled row has no token and is not counted

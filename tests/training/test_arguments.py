@@ -151,6 +151,12 @@ def test_a_warm_up_in_epochs_overrules_the_recipes_share(recipe):
     assert (other.lagrangian_warmup_ratio, other.lagrangian_warmup_epochs) == (None, 1)
 
 
+def test_labels_overrule_the_recipes_other_words(recipe):
+    section = recipe("finetuning: {replace_tokens: 0.3}")
+    assert parse(f"{section} --setting finetuning").pruning.replace_tokens == 0.3
+    assert parse(f"{section} --setting finetuning --distill_task_loss_alpha 1").pruning.replace_tokens == 0
+
+
 # ---- batches
 
 

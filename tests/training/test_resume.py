@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,23 +21,27 @@ PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def teacher(tmp_path, tiny) -> Path:
-    """A small multiplexed model of the embedded task, with random weights."""
-    tokenizer = toy_tokenizer()
-    config = tiny(
-        vocab_size=len(tokenizer),
-        num_instances=2,
-        hidden_dropout_prob=0.1,
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
-    )
-    folder = tmp_path / "teacher"
-    PrumuxForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def model(tmp_path, tiny) -> Callable[[int], Path]:
+    """Builds the folder of a small model of the embedded task for so many instances, with random weights."""
+
+    def build(num_instances: int) -> Path:
+        tokenizer = toy_tokenizer()
+        config = tiny(
+            vocab_size=len(tokenizer),
+            num_instances=num_instances,
+            hidden_dropout_prob=0.1,
+            id2label={0: "negative", 1: "positive"},
+            label2id={"negative": 0, "positive": 1},
+        )
+        folder = tmp_path / f"model_{num_instances}"
+        PrumuxForSequenceClassification(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return build
 
 
-def command(teacher: Path, output: Path) -> list[str]:
+def command(start: Path, teacher: Path, output: Path) -> list[str]:
     flags = (
         "--setting pruning --task_name toy --num_instances 2 --target_sparsity 0.6 --sparsity_epsilon 0.02 "
         "--layer_distill_version 5 --max_train_samples 320 --max_eval_samples 64 --per_device_train_batch_size 16 "
@@ -49,6 +54,8 @@ def command(teacher: Path, output: Path) -> list[str]:
         str(PROJECT / "run_glue.py"),
         *flags.split(),
         "--model_name_or_path",
+        str(start),
+        "--teacher",
         str(teacher),
         "--output_dir",
         str(output),
@@ -69,11 +76,13 @@ def whole_json(file: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(teacher, tmp_path):
+@pytest.mark.parametrize("instances_of_the_teacher", [1, 2])
+def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(model, tmp_path, instances_of_the_teacher):
+    start, teacher = model(2), model(instances_of_the_teacher)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(teacher, whole), check=True, env=environment(), capture_output=True)
+    subprocess.run(command(start, teacher, whole), check=True, env=environment(), capture_output=True)
 
-    process = subprocess.Popen(command(teacher, killed), env=environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(start, teacher, killed), env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not any(map(whole_json, killed.glob("checkpoint-*/trainer_state.json"))):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -82,7 +91,7 @@ def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(teacher, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "run.json").exists()
-    done = subprocess.run(command(teacher, killed), env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command(start, teacher, killed), env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stderr
 
@@ -103,6 +112,6 @@ def test_a_killed_pruning_run_ends_as_an_uninterrupted_one(teacher, tmp_path):
     weights = [load_file(folder / "best" / "model.safetensors") for folder in (whole, killed)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
-    again = subprocess.run(command(teacher, killed), env=environment(), capture_output=True, text=True)
+    again = subprocess.run(command(start, teacher, killed), env=environment(), capture_output=True, text=True)
     assert again.returncode == 0
     assert "is finished: nothing to do" in again.stderr
