@@ -75,7 +75,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{report['main_metric']} on {report['task']}, development set, padded to {padding}, "
         f"{settings['num_groupings']} grouping(s){by_length}; throughput at {settings['max_seq_length']} tokens, "
         f"speedup over {report['baseline']}",
-        f"{processor}, {settings['device']}, {settings['dtype']}, {hardware['threads']} threads, "
+        f"{processor}, {settings['device']}, {settings['dtype']}, {hardware['threads']} thread(s), "
         f"engine {'torch.compile' if settings['compile'] else settings.get('engine', 'eager')}; "
         f"python {installed['python']}, "
         f"torch {installed['torch']}, transformers {installed['transformers']}",

@@ -88,6 +88,6 @@ def test_a_report_says_how_it_was_measured():
         "f1 0.750",
         "accuracy on QQP, development set, padded to 96 tokens, 3 grouping(s)",
         "speedup over dense",
-        "A Processor, cpu, bfloat16, 2 threads, engine torch.compile; python 3.12.1, torch 2.13.0",
+        "A Processor, cpu, bfloat16, 2 thread(s), engine torch.compile; python 3.12.1, torch 2.13.0",
     ]:
         assert part in text
