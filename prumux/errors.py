@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -84,9 +85,18 @@ def _free_space(folder: Path) -> float:
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Run an entry point; a :class:`UserError` becomes one line on stderr and exit code 2, an interrupt 130."""
+    """Run an entry point; a :class:`UserError` becomes one line on stderr and exit code 2, an interrupt 130.
+
+    A reader that stops reading (``| head``) ends it quietly with exit code 1.
+    """
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at the exit
+        raise SystemExit(1) from None
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None

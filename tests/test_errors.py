@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from prumux.__main__ import build_parser
@@ -26,3 +29,18 @@ def test_a_misspelt_flag_names_the_nearest(argv: str, hint: str) -> None:
 def test_other_complaints_ask_nothing() -> None:
     with pytest.raises(UserError, match=r"expected one argument: see prumux report --help$"):
         build_parser().parse_args(["report", "runs.jsonl", "--html"])
+
+
+def test_a_reader_that_stops_reading_sees_no_traceback() -> None:
+    """As in ``prumux report runs.jsonl | head -1``."""
+    command = [
+        sys.executable,
+        "-c",
+        "from prumux.errors import guard; guard(lambda: print('line\\n' * 100_000))",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

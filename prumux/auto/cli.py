@@ -160,14 +160,15 @@ def _predict(arguments: argparse.Namespace) -> str:
     threshold = model.threshold(arguments.loss_budget)
     rows = [
         [str(i), p.method, str(p.num_instances), shown_sparsity(p.sparsity),
-         f"{p.accuracy:.4f}" + (f" ± {p.accuracy_error:.4f}" if p.accuracy_error else ""), f"{p.throughput:.1f}x",
+         f"{p.accuracy:.4f}" + (f" ± {p.accuracy_error:.4f}" if p.accuracy_error else ""),
+         f"{p.throughput:.1f}x" + (f" ± {p.throughput_error:.1f}" if p.throughput_error else ""),
          "measured" if p.measured else "predicted"]
         for i, p in enumerate(predictions, start=1)
     ]  # fmt: skip
     table = markdown(["top", "method", "N", "s", "accuracy", "throughput", ""], rows)
     text = (
         f"{table}\n\n{model.task}: accuracy of at least {threshold:.4f}, {arguments.loss_budget:g} points below the "
-        f"dense model's {model.baseline.accuracy:.4f}; throughput relative to it"
+        f"dense model's {model.baseline.accuracy:.4f}; throughput relative to it{_assumed(model)}"
     )
     return _give(arguments, text, {
         "task": model.task, "loss_budget": arguments.loss_budget, "threshold": threshold,
@@ -177,6 +178,7 @@ def _predict(arguments: argparse.Namespace) -> str:
 
 def _next(arguments: argparse.Namespace) -> str:
     from prumux.auto.replay import replay
+    from prumux.auto.search import WORTH_IT
     from prumux.reports.tables import markdown
 
     points, model = _fitted(arguments)
@@ -193,13 +195,23 @@ def _next(arguments: argparse.Namespace) -> str:
     runs = model.next_runs(arguments.loss_budget, arguments.top)
     rows = [
         [str(r["num_instances"]), shown_sparsity(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",
-         f"{r['throughput']:.1f}x", f"{r['probability']:.0%}", f"{r['expected_gain']:.2f}x"]
+         f"{r['throughput']:.1f}x ± {r['throughput_error']:.1f}", f"{r['probability']:.0%}",
+         f"{r['expected_gain']:.2f}x"]
         for r in runs
     ]  # fmt: skip
     best = model.best_measured(arguments.loss_budget)
     table = markdown(["N", "s", "accuracy", "throughput", "meets the budget", "expected gain"], rows)
-    text = f"{table}\n\nbest measured within the budget: {_key(best.key)} with {best.throughput:.1f}x"
+    text = f"{table}\n\nbest measured within the budget: {_key(best.key)} with {best.throughput:.1f}x{_assumed(model)}"
+    if not runs or runs[0]["expected_gain"] < WORTH_IT * best.throughput:
+        text += (
+            f"\nnothing is expected to gain {WORTH_IT:.0%} of that: keep it, or allow a larger --loss_budget"
+        )
     return _give(arguments, text, {"task": model.task, "best_measured": asdict(best), "next": runs})
+
+
+def _assumed(model: AutoPruMUX) -> str:
+    """What to add where errors were not measured."""
+    return "" if model.left_out() else "; errors are assumed: too few points to leave one out"
 
 
 def _key(key: Sequence[float]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from prumux.errors import UserError
+from prumux.errors import MOST_SHOWN, UserError
 from prumux.reports.evaluations import check_fractions, check_values, newest_evaluations
 from prumux.reports.methods import PAPER, method_name
 
@@ -66,6 +68,31 @@ def read_points(paths: str | Path | Sequence[str | Path], tasks: Iterable[str] |
     asked = None if tasks is None else {task.lower() for task in tasks}
     chosen = [point for point in points if asked is None or point.task.lower() in asked]
     points = chosen or points  # of none: what there is, for the message
+    for dense in _dense_points(points):
+        if abs(dense.throughput - 1) > NEARLY_ONE:
+            raise UserError(
+                f"the throughput of {dense.task}'s dense model is {dense.throughput:g}, expected 1: give every "
+                "throughput as the improvement over that row"
+            )
+    return sorted(points, key=lambda point: (point.task, point.num_instances, point.sparsity))
+
+
+def check_points(points: Sequence[Point]) -> None:
+    """Refuse points that can't be fitted to, as a file with them is refused.
+
+    Raises:
+        UserError: values out of range or that are no numbers, points that disagree, no dense point of a task.
+    """
+    for point in points:
+        check_values(f"{point.task} N={point.num_instances}", asdict(point), "throughput")
+    _refuse_disagreement(points)
+    check_fractions([(p.task, p.num_instances, p.sparsity, p.accuracy) for p in points])
+    _dense_points(points)
+
+
+def _dense_points(points: Sequence[Point]) -> list[Point]:
+    """Each task's row (1, 0)."""
+    found = []
     for task in sorted({point.task for point in points}):
         dense = next((point for point in points if point.task == task and point.key == (1, 0.0)), None)
         if dense is None:
@@ -73,12 +100,8 @@ def read_points(paths: str | Path | Sequence[str | Path], tasks: Iterable[str] |
                 f"{task} has no row of the dense model (num_instances 1, sparsity 0), to which accuracy and throughput "
                 "refer: add it"
             )
-        if abs(dense.throughput - 1) > NEARLY_ONE:
-            raise UserError(
-                f"the throughput of {task}'s dense model is {dense.throughput:g}, expected 1: give every throughput as "
-                "the improvement over that row"
-            )
-    return sorted(points, key=lambda point: (point.task, point.num_instances, point.sparsity))
+        found.append(dense)
+    return found
 
 
 def points_of(points: Iterable[Point], task: str) -> dict[tuple[int, float], Point]:
@@ -96,32 +119,38 @@ def points_of(points: Iterable[Point], task: str) -> dict[tuple[int, float], Poi
 
 
 def _from_tables(files: Sequence[Path]) -> list[Point]:
-    import pandas as pd
-
     points = []
     for path in files:
+        separator, named = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
         try:
-            table = pd.read_csv(
-                path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False,
-                encoding="utf-8-sig", index_col=False,
-            )  # fmt: skip
-        except (OSError, ValueError) as error:
+            with open(path, encoding="utf-8-sig", newline="") as stream:
+                reader = csv.reader(stream, delimiter=separator, strict=True)
+                table = [[cell.strip() for cell in row] for row in reader if row]
+        except (OSError, ValueError, csv.Error) as error:
             raise UserError(
                 f"can't read {path} ({error}): expected a CSV file with {', '.join(COLUMNS)}"
             ) from error
-        table = table.rename(columns=lambda name: str(name).strip())
-        missing = [name for name in COLUMNS if name not in table.columns]
+        header, rows = (table[0], table[1:]) if table else ([], [])
+        missing = [name for name in COLUMNS if name not in header]
         if missing:
             raise UserError(
-                f"{path} has no column {', '.join(missing)}: expected {', '.join(COLUMNS)}, "
-                f"found {', '.join(table.columns)}"
+                f"{path} has no column {', '.join(missing)}: expected {', '.join(COLUMNS)}, separated by {named}, "
+                f"found {shorten(', '.join(header), MOST_SHOWN)}"
             )
-        if table.empty:
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise UserError(f"{path} has two columns {', '.join(twice)}: keep one of each")
+        if not rows:
             raise UserError(f"{path} has no rows: expected one per model, with {', '.join(COLUMNS)}")
-        for number, (_, row) in enumerate(table.iterrows(), start=1):
-            points.append(
-                _point(check_values(f"{path}, row {number}", dict(row), "throughput"), "throughput")
-            )
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}, row {number}"
+            if len(row) != len(header):
+                raise UserError(
+                    f"{where} has {len(row)} values, expected {len(header)} as in the header (decimals have a point, "
+                    "not a comma)"
+                )
+            values = dict(zip(header, row, strict=True))
+            points.append(_point(check_values(where, values, "throughput"), "throughput"))
     return points
 
 

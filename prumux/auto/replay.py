@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from prumux.auto.points import Point, points_of
-from prumux.auto.search import AutoPruMUX
+from prumux.auto.search import WORTH_IT, AutoPruMUX
 
 
 def replay(
-    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = 0.01, **options: Any
+    points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = WORTH_IT, **options: Any
 ) -> dict[str, Any]:
     """Search a fully measured grid as if it were not: how many PruMUX runs until the suggestions end.
 

@@ -6,22 +6,27 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import norm
 
 from prumux.auto.models import THROUGHPUT_MODELS, Key, OutOfRange, Surface
-from prumux.auto.points import Point, choose_task, points_of, read_points
+from prumux.auto.points import Point, check_points, choose_task, points_of, read_points
 from prumux.errors import UserError
 from prumux.reports.methods import method_name
 
 POINTS = 100  # budgets are in points, accuracies are fractions
-SLACK = 1e-9  # of a comparison with the threshold: rounding must not exclude a point that meets it
+SLACK = 1e-9  # of a comparison with a tolerance: rounding must not exclude a point that meets it
+DIGITS = 9  # of a threshold, rounded down: rounding must not exclude a point that lies on it
 ACCURACY_TOLERANCE = 0.015  # M_A: a prediction within 1.5 points is right (paper section 4.4)
 THROUGHPUT_TOLERANCE = 0.20  # M_T
 BUDGETS = tuple(0.5 * i for i in range(21))  # 0, 0.5, ... 10 points (paper table 3)
 LEAST_ERROR = 0.005  # standard error of a predicted accuracy, at least
+WORTH_IT = (
+    0.01  # a run that is expected to gain less than this share of the best throughput isn't worth training
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Prediction:
 
     Attributes:
         accuracy, throughput: measured where ``measured``, else predicted. accuracy_error: of a measured accuracy its
-            spread over groupings or seeds, of a predicted one the leave-one-out error. method: as in ``method_name``.
+            spread over groupings or seeds, of a predicted one the leave-one-out error. throughput_error: likewise, 0
+            where it was measured. method: as in ``method_name``.
     """
 
     num_instances: int
@@ -38,6 +44,7 @@ class Prediction:
     accuracy: float
     throughput: float
     accuracy_error: float
+    throughput_error: float
     measured: bool
     method: str
 
@@ -74,7 +81,7 @@ class AutoPruMUX:
             throughput_model: ``measured`` (exact at the measured points) or ``latency`` (from counts of operations).
 
         Raises:
-            UserError: no such task or model, too few points.
+            UserError: no such task or model, too few points, or values that a results file would be refused with.
         """
         points = list(points)
         if throughput_model not in THROUGHPUT_MODELS:
@@ -85,7 +92,7 @@ class AutoPruMUX:
         self._kind = THROUGHPUT_MODELS[throughput_model]
         self.points = points_of(points, task)
         self._timed = points_of(points, self.throughput_task)
-        self._error: float | None = None
+        check_points([point for point in points if point.task in (self.task, self.throughput_task)])
         try:
             self.accuracy_model = self._accuracies(self.points)
             self.throughput_model = self._kind(self._timed)
@@ -95,11 +102,22 @@ class AutoPruMUX:
 
     @classmethod
     def fit(
-        cls, results: str | Path | Sequence[str | Path], task: str | None = None, **options: Any
+        cls,
+        results: str | Path | Sequence[str | Path],
+        task: str | None = None,
+        *,
+        throughput_task: str | None = None,
+        throughput_model: str = "measured",
     ) -> AutoPruMUX:
-        """From results files; ``task`` may be left out where they hold one only."""
-        points = read_points(results, None if task is None else [task])
-        return cls(points, choose_task(points, task), **options)
+        """From results files; ``task`` may be left out where they hold one only. For the rest see :meth:`__init__`."""
+        asked = None if task is None else [name for name in (task, throughput_task) if name is not None]
+        points = read_points(results, asked)
+        return cls(
+            points,
+            choose_task(points, task),
+            throughput_task=None if throughput_task is None else choose_task(points, throughput_task),
+            throughput_model=throughput_model,
+        )
 
     @staticmethod
     def _accuracies(points: dict[Key, Point]) -> Surface:
@@ -121,27 +139,30 @@ class AutoPruMUX:
         """All pairs of the given values; by default the measured values and the midpoints between them.
 
         Raises:
-            UserError: an N below 1, a sparsity outside [0, 1).
+            UserError: an N below 1 or with a fraction, a sparsity outside [0, 1), an empty list.
         """
-        ns = sorted(set(num_instances or _with_midpoints([n for n, _ in self.points], whole=True)))
-        ss = sorted(
-            {round(s, 6) for s in sparsity or _with_midpoints([s for _, s in self.points], whole=False)}
-        )
-        if ns[0] < 1 or not all(0 <= s < 1 for s in ss):
+        if num_instances is None:
+            num_instances = _with_midpoints([n for n, _ in self.points], whole=True)
+        if sparsity is None:
+            sparsity = _with_midpoints([s for _, s in self.points], whole=False)
+        ns, ss = sorted(set(num_instances)), sorted({round(float(s), 6) for s in sparsity})
+        if not ns or not ss or not all(n >= 1 and n == int(n) for n in ns) or not all(0 <= s < 1 for s in ss):
             raise UserError(
                 f"candidates N = {ns}, sparsity = {ss}: expected whole numbers from 1 on and shares from 0 to below 1"
             )
-        return [(n, s) for n in ns for s in ss]
+        return [(int(n), s) for n in ns for s in ss]
 
     def threshold(self, loss_budget: float) -> float:
-        """The least accuracy within a budget in points.
+        """The least accuracy within a budget in points, rounded down to nine digits.
 
         Raises:
             UserError: a negative budget, or one that is no number.
         """
         if not 0 <= loss_budget <= POINTS:
             raise UserError(f"the loss budget is {loss_budget:g}, expected points of accuracy from 0 to 100")
-        return self.baseline.accuracy - loss_budget / POINTS
+        least = self.baseline.accuracy - loss_budget / POINTS
+        scale = 10**DIGITS
+        return min(least, math.floor(round(least * scale, 6)) / scale)
 
     def predict(
         self,
@@ -173,7 +194,7 @@ class AutoPruMUX:
         for name, place, values in (("N", 0, num_instances), ("sparsity", 1, sparsity)):
             lost = [
                 v
-                for v in values or ()
+                for v in (() if values is None else values)
                 if not any(math.isclose(v, key[place], abs_tol=1e-6) for key in reached)
             ]
             if lost:
@@ -198,12 +219,14 @@ class AutoPruMUX:
         except OutOfRange:
             if point is None:
                 raise
-            throughput = point.throughput  # the other task doesn't know this one
+            throughput, own = point.throughput, True  # the other task doesn't know this one
         if point is None:
-            accuracy, error = self.accuracy(*key, extrapolate=extrapolate), self.accuracy_error()
+            accuracy = _accuracy(self.accuracy(*key, extrapolate=extrapolate))
+            error = self.accuracy_error()
         else:
             accuracy, error = point.accuracy, point.accuracy_std
-        return Prediction(*key, accuracy, throughput, error, point is not None, method_name(*key))
+        off = 0.0 if own else self.throughput_error() * throughput
+        return Prediction(*key, accuracy, throughput, error, off, point is not None, method_name(*key))
 
     # ---- how good it is
 
@@ -232,11 +255,20 @@ class AutoPruMUX:
 
         At least half a point; one and a half where too few points allow to leave one out.
         """
-        if self._error is None:
-            errors = [r.predicted_accuracy - r.accuracy for r in self.left_out()]
-            rms = math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else ACCURACY_TOLERANCE
-            self._error = max(rms, LEAST_ERROR)
-        return self._error
+        errors = [r.predicted_accuracy - r.accuracy for r in self._residuals]
+        return max(_root_mean_square(errors, ACCURACY_TOLERANCE), LEAST_ERROR)
+
+    def throughput_error(self) -> float:
+        """How far a predicted throughput may be off, a share of it: the root mean square of the leave-one-out errors.
+
+        A fifth where too few points allow to leave one out.
+        """
+        errors = [r.predicted_throughput / r.throughput - 1 for r in self._residuals]
+        return _root_mean_square(errors, THROUGHPUT_TOLERANCE)
+
+    @cached_property
+    def _residuals(self) -> list[LeftOut]:
+        return self.left_out()
 
     def quality(self) -> dict[str, float]:
         """``M_A`` and ``M_T`` (paper table 1): shares of leave-one-out predictions within 1.5 points and within 20 %.
@@ -264,7 +296,9 @@ class AutoPruMUX:
         protocol); ``None`` predicts each of them by leaving it out.
         """
         if train_sparsity is None:
-            accuracies = {(r.num_instances, r.sparsity): r.predicted_accuracy for r in self.left_out()}
+            accuracies = {
+                (r.num_instances, r.sparsity): _accuracy(r.predicted_accuracy) for r in self.left_out()
+            }
         else:
             pruned = sorted({point.sparsity for point in self.points.values() if point.method == "PruMUX"})
             unknown = [s for s in train_sparsity if not any(math.isclose(s, known) for known in pruned)]
@@ -278,12 +312,15 @@ class AutoPruMUX:
                 if point.method != "PruMUX" or any(math.isclose(point.sparsity, s) for s in train_sparsity)
             }
             model = self._accuracies(kept)
-            accuracies = {key: model(*key, extrapolate=True) for key in self.points if key not in kept}
+            accuracies = {
+                key: _accuracy(model(*key, extrapolate=True)) for key in self.points if key not in kept
+            }
         return [
             Prediction(
                 *key,
                 accuracies.get(key, point.accuracy),
                 self._prediction(key, extrapolate=True).throughput,
+                0.0,
                 0.0,
                 key not in accuracies,
                 point.method,
@@ -294,7 +331,7 @@ class AutoPruMUX:
     def best_measured(self, loss_budget: float) -> Point:
         """The measured point of highest throughput within the budget; the dense model always is."""
         threshold = self.threshold(loss_budget)
-        within = [point for point in self.points.values() if point.accuracy >= threshold - SLACK]
+        within = [point for point in self.points.values() if point.accuracy >= threshold]
         return max(within, key=lambda point: (point.throughput, point.accuracy))
 
     def hit_rate(
@@ -346,8 +383,17 @@ def best_within(predictions: Iterable[Prediction], threshold: float, top: int) -
     """
     if top < 1:
         raise UserError(f"--top is {top}: ask for at least 1")
-    within = [prediction for prediction in predictions if prediction.accuracy >= threshold - SLACK]
+    within = [prediction for prediction in predictions if prediction.accuracy >= threshold]
     return sorted(within, key=lambda p: (-p.throughput, -p.accuracy, p.num_instances, p.sparsity))[:top]
+
+
+def _root_mean_square(errors: Sequence[float], default: float) -> float:
+    return math.sqrt(sum(error * error for error in errors) / len(errors)) if errors else default
+
+
+def _accuracy(value: float) -> float:
+    """A predicted accuracy: at most 1, and without the noise of floats, which could miss a threshold it meets."""
+    return round(min(1.0, value), DIGITS + 3)
 
 
 def _with_midpoints(values: Iterable[float], *, whole: bool) -> list[Any]:

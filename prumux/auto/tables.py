@@ -7,6 +7,7 @@ from typing import Any
 
 from prumux.auto.points import Point
 from prumux.auto.search import AutoPruMUX, best_within
+from prumux.errors import UserError
 from prumux.reports.methods import shown_sparsity
 from prumux.reports.tables import markdown
 
@@ -65,6 +66,8 @@ def tables(
     chosen: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Table ``number`` of the ``chosen`` or all tasks as Markdown, and its values; ``build`` fits a task's models."""
+    if number == 1 and train_sparsity is not None:
+        raise UserError("--train_sparsity is of tables 2 and 3: table 1 leaves out one point after the other")
     models = {task: build(task) for task in chosen or sorted({point.task for point in points})}
     if number == 1:
         quality = {task: model.quality() for task, model in models.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from prumux.evaluation.predict import check_ensemble, evaluate
 from prumux.evaluation.throughput import check_length, instances, measure_throughput
 from prumux.inference.cost import cost
 from prumux.inference.engine import InferenceEngine, compile_for_inference
-from prumux.inference.hardware import INT8, resolve_device, resolve_dtype
+from prumux.inference.hardware import DTYPES, INT8, resolve_device, resolve_dtype
 from prumux.models.heads import PrumuxClassifier
 from prumux.reports.methods import method_name
 from prumux.reports.store import append, checkpoint_hash
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 ENGINES = ("fast", "eager")
+UNCHECKED = ("device", "seed")  # settings: looked for when it is needed; any will do
+EXPECTED = {bool: "true or false", int: "a whole number from 1 on", str: "a name"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ class Settings:
     repeats: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what no model can be evaluated with.
+
+        Raises:
+            UserError: a value of the wrong kind or out of range, an unknown dtype or engine.
+        """
+        for setting in fields(self):
+            if setting.name in UNCHECKED:
+                continue
+            value: Any = getattr(self, setting.name)
+            kind = type(setting.default)
+            if type(value) is not kind or (type(value) is int and value < 1):
+                raise UserError(f"expected {EXPECTED[kind]} for {setting.name}, not {value!r}")
+        for name, known in (("dtype", (*DTYPES, INT8)), ("engine", ENGINES)):
+            if getattr(self, name) not in known:
+                raise UserError(f"unknown {name} '{getattr(self, name)}': choose one of {', '.join(known)}")
+
 
 def evaluate_candidates(
     candidates: Sequence[Candidate], data: TaskData, settings: Settings, baseline: str
@@ -83,8 +102,6 @@ def evaluate_candidates(
             "int8 is of the fast engine: leave --engine eager and --compile out, or choose another --dtype"
         )
     dtype = resolve_dtype("float32" if settings.dtype == INT8 else settings.dtype, device)
-    if settings.engine not in ENGINES:
-        raise UserError(f"unknown engine '{settings.engine}': choose one of {', '.join(ENGINES)}")
     dense_layers = next(config_layers(c.model) for c in candidates if c.name == baseline)
     rows: list[dict[str, Any]] = []
     engines: dict[str, InferenceEngine] = {}

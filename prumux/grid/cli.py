@@ -29,10 +29,12 @@ def add_command(commands: Any) -> None:
 def _grid(arguments: argparse.Namespace) -> str:
     from prumux.grid.config import read_grid
     from prumux.grid.plan import plan
-    from prumux.grid.run import STORE, describe, estimate, pick, run_jobs, write_slurm
+    from prumux.grid.run import STORE, check_arguments, describe, estimate, pick, run_jobs, write_slurm
 
     grid = read_grid(arguments.grid)
     jobs = plan(grid)
+    if arguments.dry_run or arguments.slurm:
+        check_arguments(jobs)
     if arguments.dry_run:
         return describe(jobs, None if arguments.no_estimate else estimate(jobs, grid))
     if arguments.slurm:

@@ -158,8 +158,10 @@ def _check(grid: GridConfig, path: Path) -> None:
     require(
         not unknown, f"of evaluation {', '.join(sorted(known))}, not {', '.join(sorted(map(str, unknown)))}"
     )
-    for name in SWITCHES:
-        require(isinstance(grid.evaluation.get(name, False), bool), f"true or false for {name}")
+    try:
+        Settings(**grid.evaluation)
+    except UserError as error:
+        raise UserError(f"the grid {path}, evaluation: {error}") from error
 
 
 def project_file(path: str) -> Path:

@@ -13,12 +13,16 @@ from prumux.reports.store import read_lines
 
 OPTIONAL = (
     "examples_per_second",
+    "true_sparsity",
     "train_seed",
     "layers",
     "parameters",
     "ensemble",
 )  # numbers where they are there
-CONDITIONS = ("device", "dtype", "length", "engine")  # under which throughputs can be compared
+COUNTS = ("train_seed", "layers", "parameters", "ensemble")  # of them, those without fractions
+CONDITIONS = ("metric", "device", "dtype", "length", "engine")  # under which models can be compared
+MOST = 1e9  # of N and of an improvement, in either direction: beyond it a number is none of a model
+MOST_OPERATIONS = 1e21
 
 
 def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, Any]:
@@ -55,12 +59,19 @@ def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, 
     checked = row | {name: number(name) for name in ("num_instances", "sparsity", "accuracy", throughput)}
     checked |= {name: number(name, optional=True) for name in ("accuracy_std", "operations")}
     for name in OPTIONAL:
-        number(name, optional=True)
+        if name in row:
+            value = number(name, optional=True)
+            checked[name] = int(value) if value is not None and name in COUNTS else value
     instances, sparsity = checked["num_instances"], checked["sparsity"]
-    require(instances >= 1 and instances == int(instances), "num_instances", "a whole number from 1 on")
+    spread, operations = checked["accuracy_std"], checked["operations"]
+    require(
+        1 <= instances <= MOST and instances == int(instances), "num_instances", "a whole number from 1 on"
+    )
     require(0 <= sparsity < 1, "sparsity", "a share from 0 to below 1 (0.6, not 60)")
     require(-1 <= checked["accuracy"] <= 100, "accuracy", "a fraction, at most 1")
-    require(checked[throughput] > 0, throughput, "an improvement above 0")
+    require(1 / MOST <= checked[throughput] <= MOST, throughput, "an improvement above 0")
+    require(spread is None or spread >= 0, "accuracy_std", "a standard deviation from 0 on")
+    require(operations is None or 0 < operations <= MOST_OPERATIONS, "operations", "a count above 0")
     return checked | {"task": task, "num_instances": int(instances), "sparsity": round(sparsity, 6)}
 
 
@@ -73,7 +84,7 @@ def newest_evaluations(
 
     Raises:
         UserError: no evaluation, a line with a missing or wrong value, or evaluations of a task under different
-            conditions (device, dtype, length, engine, grouping), which can't be compared.
+            conditions (metric, device, dtype, length, engine, grouping), which can't be compared.
     """
     paths = [Path(path) for path in paths]
     where = ", ".join(map(str, paths))
@@ -90,7 +101,8 @@ def newest_evaluations(
             raise
         line["method"] = line.get("method") or method_name(line["num_instances"], line["sparsity"])
         line["ensemble"] = line.get("ensemble") or 1
-        line["grouped_by"] = line.get("grouped_by") or "order"
+        line["grouped_by"] = str(line.get("grouped_by") or "order")
+        line["metric"] = str(line.get("metric") or "accuracy")
         names = ("task", "method", "num_instances", "sparsity", "layers", "ensemble", "train_seed")
         key = tuple(line.get(name) for name in names)
         if key not in newest or _time(line) >= _time(newest[key]):

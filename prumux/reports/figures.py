@@ -97,9 +97,9 @@ def plot_frontier(
         axes.axvline(100 * floor[1], color="0.3", linestyle=(0, (1, 3)), label=floor[0], zorder=1)
     axes.margins(x=0.12, y=0.15)
     axes.invert_xaxis()
-    axes.set_xlabel(f"{metric} on the development set (%)")
+    axes.set_xlabel(f"{metric} on the development set (%)", parse_math=False)
     axes.set_ylabel("speedup over the dense model (x, examples/s)")
-    axes.set_title(title or "")
+    axes.set_title(title or "", parse_math=False)  # a task's name may hold dollars
     axes.grid(True, color="0.92")
     axes.set_axisbelow(True)
     legend = axes.legend(loc="best")

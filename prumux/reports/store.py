@@ -43,6 +43,7 @@ def append(kind: str, fields: Mapping[str, Any], seed: int | None, path: str | P
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "ab+") as stream:
             _lock(stream.fileno())
+            stream.seek(0, os.SEEK_END)  # another writer may have been before since it was opened
             if stream.tell() and not _ends_with_newline(stream):
                 line = "\n" + line
             stream.write(line.encode())  # one write: the buffer is flushed once, when the file is closed

@@ -65,6 +65,7 @@ def test_tables_for_people_and_files_for_programs(results, tmp_path, capsys, com
         ("predict --task A --loss_budget 3 --num_instances 30", "outside the measured points"),
         ("predict --task A --loss_budget 3 --top 0", "--top is 0"),
         ("predict --task A --loss_budget -3", "expected points of accuracy from 0 to 100"),
+        ("table --number 1 --train_sparsity 0.6", "--train_sparsity is of tables 2 and 3"),
     ],
 )
 def test_one_clear_line(results, capsys, command, message):
@@ -75,6 +76,15 @@ def test_one_clear_line(results, capsys, command, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_next_says_when_there_is_nothing_to_gain(results, capsys):
+    main(["auto", "next", results, "--task", "A", "--loss_budget", "100"])
+    assert (
+        "nothing is expected to gain 1% of that" in capsys.readouterr().out
+    )  # the fastest of all is measured
+    main(["auto", "next", results, "--task", "A", "--loss_budget", "3"])
+    assert "nothing is expected" not in capsys.readouterr().out
 
 
 PAPER_TABLE_2 = {  # arXiv 2305.14706, table 2: top predictions and the actual best at a budget of 3 points

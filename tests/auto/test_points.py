@@ -56,6 +56,19 @@ def test_a_csv_file(tmp_path):
         (HEADER + DENSE + "A,2,60,0.8,4\n", "row 2: sparsity is 60, expected a share .*0.6, not 60"),
         (HEADER + DENSE + "A,2.5,0.6,0.8,4\n", "row 2: num_instances is 2.5, expected a whole number"),
         (HEADER + DENSE + "A,2,0.6,0.8,-1\n", "row 2: throughput is -1"),
+        (HEADER + DENSE + "A,2,0.6,0.8,1e-320\n", "row 2: throughput is 1e-320, expected an improvement"),
+        (
+            HEADER + DENSE + "A,2,0.6,0.8,2,5\n",
+            "row 2 has 6 values, expected 5 as in the header .*a point, not a comma",
+        ),
+        (HEADER + DENSE + "A,2,0.6,0.8\n", "row 2 has 4 values, expected 5"),
+        (HEADER.strip() + ",accuracy\nA,1,0,0.9,1,0.8\n", "has two columns accuracy: keep one of each"),
+        (HEADER.replace(",", ";") + "A;1;0;0.9;1\n", "separated by commas, found task;num_instances"),
+        (
+            HEADER.strip() + ",operations\nA,1,0,0.9,1,0\n",
+            "row 1: operations is 0.*, expected a count above 0",
+        ),
+        (HEADER.strip() + ",accuracy_std\nA,1,0,0.9,1,-0.5\n", "row 1: accuracy_std is -0.5, expected"),
     ],
 )
 def test_what_is_wrong_with_a_csv_file(tmp_path, text, message):
@@ -124,6 +137,16 @@ def test_speedups_that_cannot_be_compared(tmp_path):
         read_points(file, ["A"])
 
 
+def test_scores_of_different_metrics_cannot_be_compared(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
+    append("evaluation", line(0.8, 4.0, 1), 0, file)
+    assert read_points(file), "lines that say nothing are of accuracy"
+    append("evaluation", line(0.8, 4.0, 1, metric="f1"), 0, file)
+    with pytest.raises(UserError, match=r"conditions \(metric accuracy or f1\)"):
+        read_points(file)
+
+
 def test_groups_by_length_and_by_order_cannot_be_compared(tmp_path):
     file = tmp_path / "runs.jsonl"
     append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
@@ -185,7 +208,9 @@ def test_the_newest_evaluation_whatever_the_order_of_the_files(tmp_path):
     assert read_points(stores)[0].accuracy == read_points(stores[::-1])[0].accuracy == 0.8
 
 
-@pytest.mark.parametrize("change", [{"train_seed": [1]}, {"examples_per_second": "30 ex"}, {"layers": {}}])
+@pytest.mark.parametrize(
+    "change", [{"train_seed": [1]}, {"examples_per_second": "30 ex"}, {"layers": {}}, {"true_sparsity": "x"}]
+)
 def test_values_of_a_wrong_kind(tmp_path, change):
     append("evaluation", line(0.9, 1.0, 1, 1, 0) | change, 0, tmp_path / "runs.jsonl")
     with pytest.raises(UserError, match=f"{next(iter(change))} is .*, expected a number"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,61 @@ def test_leave_one_out_is_what_brute_force_gives():
     assert 0 < quality["M_A"] < 1  # with this noise some are wrong
 
 
+def test_the_error_of_a_throughput_is_the_leave_one_out_error():
+    *points, last = grid()
+    auto = AutoPruMUX([*points, replace(last, throughput=2 * last.throughput)], "A")
+    shares = [r.predicted_throughput / r.throughput - 1 for r in auto.left_out()]
+    assert auto.throughput_error() == pytest.approx(np.sqrt(np.mean(np.square(shares))))
+    for prediction in auto.predict(100, 5):
+        expected = 0.0 if prediction.measured else auto.throughput_error() * prediction.throughput
+        assert prediction.throughput_error == pytest.approx(expected)
+
+
+def test_points_on_the_threshold_meet_it_also_in_a_comparison_of_floats():
+    rows = [(1, 0.0, 0.8, 1.0), (1, 0.6, 0.735, 5.0), (2, 0.0, 0.799, 2.0), (2, 0.6, 0.1, 8.0)]
+    auto = AutoPruMUX([Point("A", *row) for row in rows], "A")
+    best = auto.predict(6.5)[0]
+    assert (best.num_instances, best.sparsity) == (1, 0.6)
+    assert best.accuracy >= auto.threshold(6.5) == 0.735  # 0.8 - 0.065 is more than that in floats
+    assert auto.best_measured(6.5).key == (1, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (grid()[1:], "A has no row of the dense model"),
+        ([replace(p, accuracy=100 * p.accuracy) for p in grid()], "a percentage"),
+        ([replace(p, throughput=float("nan")) for p in grid()], "throughput is nan, expected a number"),
+        ([*grid(), replace(grid()[3], accuracy=0.1)], "that disagree"),
+    ],
+)
+def test_points_that_a_file_would_be_refused_with(points, message):
+    with pytest.raises(UserError, match=message):
+        AutoPruMUX(points, "A")
+
+
+@pytest.mark.parametrize("wrong", [{"num_instances": [2.5]}, {"num_instances": []}, {"sparsity": [1.0]}])
+def test_candidates_that_are_none(wrong):
+    with pytest.raises(UserError, match="expected whole numbers from 1 on"):
+        AutoPruMUX(grid(), "A").predict(3, **wrong)
+
+
+def test_candidates_from_numpy():
+    auto = AutoPruMUX(grid(), "A")
+    found = auto.predict(8, 1, num_instances=np.array(NS), sparsity=np.array(SS))
+    assert found == auto.predict(8, 1, num_instances=NS, sparsity=SS)
+
+
+def test_fit_with_the_throughput_of_another_task(tmp_path):
+    file = tmp_path / "results.csv"
+    rows = [f"{task},{p.num_instances},{p.sparsity},{p.accuracy},{p.throughput * scale}"
+            for task, scale in (("A", 1.0), ("B", 1.04)) for p in grid()]  # fmt: skip
+    file.write_text("\n".join(["task,num_instances,sparsity,accuracy,throughput", *rows]))
+    own, others = AutoPruMUX.fit(file, "a"), AutoPruMUX.fit(file, "A", throughput_task="b")
+    assert others.throughput(5, 0.8) == pytest.approx(1.04 * own.throughput(5, 0.8))
+    assert others.accuracy(5, 0.8) == own.accuracy(5, 0.8)
+
+
 def test_throughput_of_another_task():
     a, b = grid(task="A"), [Point("B", *p.key, p.accuracy, p.throughput * 1.1) for p in grid()]
     auto = AutoPruMUX(a + b, "A", throughput_task="B")
@@ -205,6 +261,7 @@ def test_nothing_is_extrapolated_from_one_row():
         auto.accuracy(100, 0.6, extrapolate=True)
     assert auto.left_out() == []
     assert auto.accuracy_error() == 0.015
+    assert auto.throughput_error() == 0.20
 
 
 def test_no_jump_where_a_row_ends():

@@ -96,6 +96,10 @@ def test_the_grids_that_come_with_the_project(path):
         ({"seeds": [True]}, "seeds holds True, expected whole numbers"),
         ({"evaluation": {"grouping": 5}}, "of evaluation .*num_groupings.*, not grouping"),
         ({"evaluation": {"compile": "yes"}}, "true or false for compile"),
+        ({"evaluation": {"dtype": "float8"}}, "unknown dtype 'float8': choose one of float32"),
+        ({"evaluation": {"engine": "slow"}}, "unknown engine 'slow'"),
+        ({"evaluation": {"repeats": -1}}, "a whole number from 1 on for repeats, not -1"),
+        ({"evaluation": {"batch_size": "foo"}}, "a whole number from 1 on for batch_size, not 'foo'"),
         ({"recipe": "missing.yaml"}, "can't read the recipe"),
     ],
 )

@@ -175,6 +175,20 @@ def test_wrong_flags_are_refused_before_anything_runs(tmp_path):
         run_jobs([], tmp_path / "file")
 
 
+@pytest.mark.parametrize("flag", ["--dry_run", "--slurm"])
+def test_wrong_flags_are_refused_without_running(tmp_path, capsys, flag):
+    grid = {
+        "tasks": {"toy": {"flags": {"learning_ratee": 1}}}, "config": "configs/models/toy.json", "num_instances": [1],
+        "sparsity": [0], "output_dir": str(tmp_path / "out"),
+    }  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(SystemExit) as stopped:
+        main(["grid", str(tmp_path / "grid.yaml"), flag, "--no_estimate"])
+    assert stopped.value.code == 2
+    assert "learning_ratee" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "slurm").exists()
+
+
 def test_without_gpus_evaluations_come_last_and_alone(tmp_path, monkeypatch):
     """Each stub writes when it began and ended; the evaluations overlap with nothing."""
     code = "import sys, time; a = time.time(); time.sleep(.3); open(sys.argv[1], 'w').write(f'{a} {time.time()}')"

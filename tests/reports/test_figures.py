@@ -85,6 +85,11 @@ def test_the_same_rows_give_the_same_file(tmp_path):
     assert plot_frontier(ROWS, tmp_path / "b.png").read_bytes() == first
 
 
+def test_a_title_is_no_formula(tmp_path, axes):
+    plot_frontier(ROWS, tmp_path / "f.svg", metric="a$", title=r"a$b$ $\foo$")
+    assert axes[0].get_title() == r"a$b$ $\foo$"
+
+
 def test_methods_differ_without_colour():
     assert len({(style["marker"], style["linestyle"]) for style in STYLES.values()}) == len(STYLES)
 

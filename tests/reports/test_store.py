@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 
+from prumux.reports import store
 from prumux.reports.store import VARIABLE, append, checkpoint_hash, read_lines, store_path
 
 
@@ -34,6 +35,21 @@ def test_a_line_that_a_killed_writer_left(tmp_path, caplog):
     append("evaluation", {"i": 2}, 0, file)
     assert [line["i"] for line in read_lines([file])] == [0, 2]
     assert "line 2 is no whole JSON line" in caplog.text
+
+
+def test_a_writer_that_waited_for_one_that_was_killed_in_its_first_line(tmp_path, monkeypatch):
+    """The file was empty when it was opened, and holds half a line when the lock is free."""
+    file = tmp_path / "runs.jsonl"
+    lock = store._lock
+
+    def locked_late(descriptor):
+        with file.open("a") as other:
+            other.write('{"kind": "evaluation", "acc')
+        lock(descriptor)
+
+    monkeypatch.setattr(store, "_lock", locked_late)
+    append("evaluation", {"i": 1}, 0, file)
+    assert [line["i"] for line in read_lines([file])] == [1]
 
 
 def test_where_it_is(tmp_path, monkeypatch):
