@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prumux.auto import AutoPruMUX
 from prumux.auto.models import GroupTime, LatencyModel, OutOfRange, Surface
 from prumux.auto.points import Point, choose_task
 from prumux.auto.replay import replay
-from prumux.auto.search import BUDGETS, AutoPruMUX
+from prumux.auto.search import BUDGETS
 from prumux.errors import UserError
 
 NS, SS = (1, 2, 5, 10), (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
