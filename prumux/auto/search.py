@@ -24,9 +24,7 @@ ACCURACY_TOLERANCE = 0.015  # M_A: a prediction within 1.5 points is right (pape
 THROUGHPUT_TOLERANCE = 0.20  # M_T
 BUDGETS = tuple(0.5 * i for i in range(21))  # 0, 0.5, ... 10 points (paper table 3)
 LEAST_ERROR = 0.005  # standard error of a predicted accuracy, at least
-WORTH_IT = (
-    0.01  # a run that is expected to gain less than this share of the best throughput isn't worth training
-)
+WORTH_IT = 0.01  # a run is worth training for an expected gain of this share of the best throughput
 
 
 @dataclass(frozen=True)
