@@ -79,14 +79,12 @@ def add_commands(commands: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace, points: Sequence[Point], task: str) -> AutoPruMUX:
-    from prumux.auto.points import choose_task
     from prumux.auto.search import AutoPruMUX
 
-    timed = arguments.throughput_task
     return AutoPruMUX(
         points,
         task,
-        throughput_task=None if timed is None else choose_task(points, timed),
+        throughput_task=arguments.throughput_task,
         throughput_model=arguments.throughput_model,
     )
 

@@ -86,7 +86,8 @@ class AutoPruMUX:
             raise UserError(
                 f"unknown throughput model '{throughput_model}': choose one of {', '.join(THROUGHPUT_MODELS)}"
             )
-        self.task, self.throughput_task = task, throughput_task or task
+        self.task = choose_task(points, task)
+        self.throughput_task = choose_task(points, throughput_task or task)
         self._kind = THROUGHPUT_MODELS[throughput_model]
         self.points = points_of(points, task)
         self._timed = points_of(points, self.throughput_task)
@@ -113,7 +114,7 @@ class AutoPruMUX:
         return cls(
             points,
             choose_task(points, task),
-            throughput_task=None if throughput_task is None else choose_task(points, throughput_task),
+            throughput_task=throughput_task,
             throughput_model=throughput_model,
         )
 
@@ -234,6 +235,10 @@ class AutoPruMUX:
         A point at the edge of the grid is extrapolated to; one that the others say nothing about is left out of the
         result. Where throughput is another task's, its model stays.
         """
+        return list(self._left_out)
+
+    @cached_property
+    def _left_out(self) -> list[LeftOut]:
         results = []
         for key, point in self.points.items():
             if point.method != "PruMUX":
@@ -253,7 +258,7 @@ class AutoPruMUX:
 
         At least half a point; one and a half where too few points allow to leave one out.
         """
-        errors = [r.predicted_accuracy - r.accuracy for r in self._residuals]
+        errors = [r.predicted_accuracy - r.accuracy for r in self._left_out]
         return max(_root_mean_square(errors, ACCURACY_TOLERANCE), LEAST_ERROR)
 
     def throughput_error(self) -> float:
@@ -261,12 +266,8 @@ class AutoPruMUX:
 
         A fifth where too few points allow to leave one out.
         """
-        errors = [r.predicted_throughput / r.throughput - 1 for r in self._residuals]
+        errors = [r.predicted_throughput / r.throughput - 1 for r in self._left_out]
         return _root_mean_square(errors, THROUGHPUT_TOLERANCE)
-
-    @cached_property
-    def _residuals(self) -> list[LeftOut]:
-        return self.left_out()
 
     def quality(self) -> dict[str, float]:
         """``M_A`` and ``M_T`` (paper table 1): shares of leave-one-out predictions within 1.5 points and within 20 %.
