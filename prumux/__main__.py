@@ -21,6 +21,11 @@ def _quickstart(arguments: argparse.Namespace) -> str:
 
 
 FLOOR = "TF-IDF + logistic regression"  # what --floor is the score of
+AS_POINTS = {
+    "score": "accuracy",
+    "score_std": "accuracy_std",
+    "speedup": "throughput",
+}  # what prumux.auto reads
 
 
 def _report(arguments: argparse.Namespace) -> str:
@@ -68,7 +73,7 @@ def _report(arguments: argparse.Namespace) -> str:
     if arguments.csv:
         import pandas as pd
 
-        table = pd.DataFrame([row for rows, _ in tasks.values() for row in rows])
+        table = pd.DataFrame([row for rows, _ in tasks.values() for row in rows]).rename(columns=AS_POINTS)
         with atomic_file(arguments.csv) as temporary:
             table.to_csv(temporary, index=False)
         written.append(arguments.csv)
@@ -133,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--floor", type=float, metavar="SCORE", help="draw what benchmarks/tfidf.py reached as a line"
     )
     report.add_argument("--markdown", metavar="PATH", help="write the tables")
-    report.add_argument("--csv", metavar="PATH", help="write the rows")
+    report.add_argument("--csv", metavar="PATH", help="write the rows, for `prumux auto` and others")
     report.add_argument("--html", metavar="PATH", help="write a page with tables and plots")
     report.set_defaults(run=_report)
     add_commands(commands)

@@ -12,7 +12,7 @@ from typing import Any
 
 from prumux.errors import MOST_SHOWN, UserError
 from prumux.reports.evaluations import check_fractions, check_values, newest_evaluations
-from prumux.reports.methods import PAPER, method_name
+from prumux.reports.methods import FEWER_LAYERS, PAPER, method_name
 
 COLUMNS = ("task", "num_instances", "sparsity", "accuracy", "throughput")
 TABLES = (".csv", ".tsv")
@@ -150,7 +150,8 @@ def _from_tables(files: Sequence[Path]) -> list[Point]:
                     "not a comma)"
                 )
             values = dict(zip(header, row, strict=True))
-            points.append(_point(check_values(where, values, "throughput"), "throughput"))
+            if values.get("method") != FEWER_LAYERS:  # no rivals, which `prumux report --csv` writes, too
+                points.append(_point(check_values(where, values, "throughput"), "throughput"))
     return points
 
 

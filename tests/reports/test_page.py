@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from prumux.__main__ import main
+from prumux.auto.points import read_points
 from prumux.reports.collect import collect
 from prumux.reports.methods import FEWER_LAYERS, method_name, shown_sparsity
 from prumux.reports.store import append
@@ -81,6 +83,19 @@ def test_files_of_the_report(store, tmp_path, capsys):
     before = (tmp_path / "plot.svg").read_bytes()
     main(["report", str(store), "--task", "A", "--plot", plots[1]])
     assert (tmp_path / "plot.svg").read_bytes() == before
+
+
+def test_the_csv_file_is_one_that_auto_prumux_and_the_report_read(store, tmp_path):
+    file = tmp_path / "rows.csv"
+    main(["report", str(store), "--task", "A", "--csv", str(file)])
+    points = [replace(point, operations=None) for point in read_points(store, ["A"])]
+    assert read_points(file) == points
+    rows, _ = collect([file])
+    assert [(row["model"], row["score"]) for row in rows if row["num_instances"] == 2] == [
+        ("DataMUX (2, 0.00)", 0.86),
+        ("PruMUX (2, 0.60)", 0.85),
+        ("PruMUX (2, 0.90)", 0.82),
+    ]
 
 
 @pytest.mark.parametrize(
