@@ -95,7 +95,8 @@ def parse() -> argparse.Namespace:
     add(
         "--json",
         metavar="PATH",
-        help="result file (default evaluation.json beside the model, options in its name)",
+        help="result file (default evaluation.json beside the model, with --ensemble, --average_groupings and "
+        "--group_by_length in its name)",
     )
     args = parser.parse_args()
     if args.model is None and None in (args.task, args.sparsity, args.num_instances):

@@ -16,7 +16,9 @@ LEARNING_RATE=${7:-$(recipe_value finetuning_pruned learning_rate)}
 LEARNING_RATE=${LEARNING_RATE:-5e-5} # Transformers' own
 FT_DIR=$PRUNED_DIR/FT-lr$LEARNING_RATE
 setup
-MODEL=${MODEL:-$PRUNED_DIR/best} set_teacher # what was pruned need not be there any more
+start=${MODEL:-$PRUNED_DIR/best} # what was pruned need not be there any more
+! is_embedded "$TASK" || [ -n "${MODEL:-}" ] || [ -e "$start/config.json" ] || start='' # all is trained now
+MODEL=$start set_teacher
 pruning=(run_PruMUX.sh "$TASK" "$SPARSITY" "$N" "${@:4:3}")
 if [ -z "${MODEL:-}" ] && [ ! -e "$PRUNED_DIR/run.json" ]; then
   if is_embedded "$TASK"; then

@@ -177,6 +177,11 @@ def _state(
                 fields["classifier_transform"] = True
                 _move(names, [], both("transform.0", "dense_before_out_proj"), "demultiplexer", state, "")
     has_classifier = any(name in names.left for name in _CLASSIFIERS)
+    if not multiplexed and not has_classifier:
+        raise UserError(
+            f"{source.name} is an encoder without a classifier, which needs no conversion: start from it with "
+            "--model_name_or_path"
+        )
     model_class = _model_class(kind, has_classifier)
     if has_classifier:
         theirs = next(name for name in _CLASSIFIERS if name in names.left).removesuffix(".weight")

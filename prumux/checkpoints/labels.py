@@ -10,7 +10,7 @@ from prumux.checkpoints.source import Source
 from prumux.data.tasks import TASKS
 from prumux.errors import UserError
 
-MNLI_ORDER = ("contradiction", "entailment", "neutral")  # of the models that princeton-nlp publishes
+MNLI_ORDER = ("contradiction", "entailment", "neutral")  # of the models that the authors publish
 
 
 def class_labels(source: Source, task: str | None, classes: int) -> list[str]:
@@ -34,15 +34,28 @@ def class_labels(source: Source, task: str | None, classes: int) -> list[str]:
             )
         return own
     if entry is not None:
-        if entry.name == "MNLI" and classes == len(MNLI_ORDER):
-            return list(MNLI_ORDER)
-        if entry.label_names is not None and len(entry.label_names) == classes:
-            return list(entry.label_names)
-        if task is not None and classes != 1:
+        fits = classes == (1 if entry.label_names is None else len(entry.label_names))
+        if task is not None and not fits:
             raise UserError(
                 f"{source.name} has {classes} classes, {entry.name} another number: name its own task"
             )
+        if fits and entry.name == "MNLI":
+            if _is_published(source):
+                return list(MNLI_ORDER)
+            if task is not None:
+                raise UserError(
+                    f"{source.name} does not say which of its classes is which, and MNLI's are in another order "
+                    "elsewhere: write their names into id2label of its config.json, in the order it was trained with"
+                )
+        elif fits and entry.label_names is not None:
+            return list(entry.label_names)
     return ["score"] if classes == 1 else [f"LABEL_{i}" for i in range(classes)]
+
+
+def _is_published(source: Source) -> bool:
+    """Is it one of those that the authors publish: multiplexed, with masks, or by its name."""
+    named = re.search("cofi|princeton-nlp", f"{source.folder.resolve().as_posix()}/{source.name}".lower())
+    return "num_instances" in source.config or source.masks is not None or named is not None
 
 
 def _own_labels(source: Source, classes: int) -> list[str] | None:

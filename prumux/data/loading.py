@@ -103,12 +103,11 @@ def load_task(
     else:
         examples = {split: read_split(task, split, data_dir) for split in splits}
         sources = {split: f"the {split} split of {task.name}" for split in splits}
-    tags = tokens.tag_names(examples) if tag_words else []  # of all rows, however few of them are used
+    tags = tokens.tag_names(examples) if tag_words else []
     for split, columns in examples.items():
-        examples[split] = {name: values[: limits[split]] for name, values in columns.items()}
         if not columns["label"]:
             raise UserError(f"{sources[split]} holds no rows: give data with at least one row")
-    label_names: list[str] | None
+    label_names: list[str] | None  # of all rows, however few of them are used
     metrics: tuple[str, ...]
     if tag_words:
         label_names, metrics = tags, tokens.metrics_of(tags)
@@ -121,6 +120,8 @@ def load_task(
             f"every {kind} in {sources['train']} is '{label_names[0]}', so there is nothing to learn: give data with "
             f"at least two {kind}s"
         )
+    for split, columns in examples.items():
+        examples[split] = {name: values[: limits[split]] for name, values in columns.items()}
     return TaskData(
         name=task.name if task else next(iter(given.values())).stem,
         train=_dataset(examples.get("train")),

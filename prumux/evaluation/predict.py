@@ -222,11 +222,15 @@ def _score(data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray) 
 def _in_task_order(
     data: TaskData, label2id: dict[str, int] | None, logits: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [rows, C] and labels [rows] renumbered to the task's order, which decides the class that F1 is about."""
+    """Logits [rows, C] and labels [rows] renumbered to the task's order, which decides the class that F1 is about.
+
+    The model's other classes, which this data has none of, come last: they compete, too.
+    """
     from prumux.data.loading import class_numbers
 
     ids = class_numbers(data, label2id)
     if ids is None:
         return logits, labels
-    columns = np.array(list(ids.values()))
+    others = sorted(set(range(logits.shape[1])) - set(ids.values()))
+    columns = np.array([*ids.values(), *others])
     return logits[:, columns], (labels[:, None] == columns).argmax(axis=1)

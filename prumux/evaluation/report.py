@@ -72,6 +72,8 @@ class Settings:
             kind = type(setting.default)
             if type(value) is not kind or (type(value) is int and value < 1):
                 raise UserError(f"expected {EXPECTED[kind]} for {setting.name}, not {value!r}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}, expected a whole number from 0 to 2^32 - 1")
         for name, known in (("dtype", (*DTYPES, INT8)), ("engine", ENGINES)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} '{getattr(self, name)}': choose one of {', '.join(known)}")
@@ -284,7 +286,10 @@ def store_report(report: dict[str, Any], seed: int, asked: float | None = None) 
 
 
 def report_path(report: dict[str, Any]) -> Path:
-    """Where a report goes by default: beside RUN/best, else into the model's folder; options are in the name."""
+    """Where a report goes by default: beside RUN/best, else into the model's folder.
+
+    The name has what models are read with that changes their predictions: ensembles, averages, groups by length.
+    """
     row = report["rows"][-1]
     path = Path(row["path"])
     parts = [f"{name}_{row[name]}" for name in ("ensemble", "average_groupings") if row[name] > 1]

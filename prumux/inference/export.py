@@ -60,10 +60,12 @@ def export_onnx(model: PrumuxClassifier, folder: str | Path, tokenizer: object |
         import onnxscript  # noqa: F401  (what torch's exporter needs)
     except ImportError as error:
         raise UserError(f"the ONNX packages are not installed: {REMEDY}") from error
-    model = copy.deepcopy(model).cpu().float().eval()
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not isinstance(model, PrumuxClassifier):
+        raise UserError(f"{type(model).__name__} is no PruMUX classifier: convert it first (prumux convert)")
+    folder = Path(folder).resolve()
+    if folder == Path.cwd() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise UserError(f"{folder} exists already: choose another folder, or remove it")
+    model = copy.deepcopy(model).cpu().float().eval()
     difference: float | None = None
 
     def write(new: Path) -> None:

@@ -111,6 +111,21 @@ class PrumuxConfig(PreTrainedConfig):
             raise ValueError(f"num_hidden_demux_layers is {self.num_hidden_demux_layers}, expected 2 or more")
         if self.num_instances < 1:
             raise ValueError(f"num_instances is {self.num_instances}, expected 1 (plain encoder) or more")
+        if not self.binary_hadamard_epsilon >= 0:
+            raise ValueError(f"binary_hadamard_epsilon is {self.binary_hadamard_epsilon}, expected 0 or more")
+        if not self.gaussian_hadamard_norm > 0:
+            raise ValueError(f"gaussian_hadamard_norm is {self.gaussian_hadamard_norm}, expected more than 0")
+        for kept, size in (
+            ("kept_heads", "num_hidden_layers"),
+            ("kept_intermediate", "num_hidden_layers"),
+            ("kept_hidden", "hidden_size"),
+        ):
+            left, expected = getattr(self, kept), getattr(self, size)
+            if left is not None and len(left) != expected:
+                raise ValueError(
+                    f"{size} is {expected}, but the pruned structure ({kept}) has {len(left)}: the shape of a pruned "
+                    "model can't be changed"
+                )
         if self.head_dim is None:
             if self.dense_hidden_size % self.num_attention_heads:
                 raise ValueError(

@@ -32,6 +32,12 @@ FIXED_BY_WEIGHTS = (
     "binary_hadamard_epsilon",
     "embed_twice",
 )
+NEEDED = ("bert.embeddings.", "bert.encoder.")  # weights without which a checkpoint is no encoder
+MULTIPLEXING = (
+    "bert.multiplexer.",
+    "bert.demultiplexer.",
+    "bert.prefix_embeddings",
+)  # and no multiplexed one
 SUPPORTED_TYPES = ("prumux", *BACKBONES)
 SIZES = (
     "vocab_size",
@@ -40,6 +46,7 @@ SIZES = (
     "num_attention_heads",
     "intermediate_size",
     "max_position_embeddings",
+    "type_vocab_size",
 )
 
 
@@ -89,6 +96,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     architectures = fields.pop("architectures", None)
     for name in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
         fields.pop(name, None)
+    labels = fields.get("id2label") or {}
+    if not isinstance(labels, dict) or not all(str(number).isdigit() for number in labels):
+        raise UserError(
+            f"the model configuration {path}: id2label is {labels!r:.60}, expected numbers and names such as "
+            '{"0": "negative", "1": "positive"}'
+        )
     tags = any("TokenClassification" in str(name) for name in architectures or ())
     return fields | {"_kind": kind, "_tags_words": tags}
 
@@ -136,6 +149,11 @@ def build_config(
         config = PrumuxConfig(**values)
     except Exception as error:  # the config's validation raises kinds of its own
         raise UserError(f"wrong model configuration: {first_line(error)}") from error
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        raise UserError(
+            f"wrong model configuration: pad_token_id is {config.pad_token_id}, expected one of the vocabulary's "
+            f"{config.vocab_size} tokens: name the tokenizer that belongs to the model with --tokenizer_name"
+        )
     if config.hidden_act not in ACT2FN:
         raise UserError(
             f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu"
@@ -205,7 +223,8 @@ def load_model(
             f"can't load the weights of {model_path} ({first_line(error)}): expected model.safetensors (or "
             "pytorch_model.bin) that fits the configuration; the file is missing or damaged"
         ) from error
-    _check_weights(model_path, report)
+    own = made_with["_kind"] == "prumux" and made_with.get("num_instances", 1) == config.num_instances
+    _check_weights(model_path, report, NEEDED + MULTIPLEXING if own else NEEDED)
     headless = any(name.startswith("classifier.") for name in report["missing_keys"])
     if trained_head and headless:
         raise UserError(
@@ -293,8 +312,8 @@ def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:
         raise UserError(f"wrong model configuration: {first_line(error)}") from error
 
 
-def _check_weights(path: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights of another shape, and those of something that is not this encoder."""
+def _check_weights(path: str, report: Mapping[str, Any], needed: tuple[str, ...]) -> None:
+    """Refuse weights of another shape, and those that lack tensors whose names start with one of ``needed``."""
     for name, found, wanted in sorted(report["mismatched_keys"]):
         if name.startswith("classifier."):
             raise UserError(
@@ -304,9 +323,7 @@ def _check_weights(path: str, report: Mapping[str, Any]) -> None:
             f"can't load the weights of {path}: {name} has the shape {tuple(found)}, the configuration needs "
             f"{tuple(wanted)}: leave --config_name out or name weights of this shape"
         )
-    missing = sorted(
-        name for name in report["missing_keys"] if "encoder.layer." in name or "word_embeddings" in name
-    )
+    missing = sorted(name for name in report["missing_keys"] if name.startswith(needed))
     if missing:
         raise UserError(
             f"can't load the weights of {path}: {len(missing)} tensors of the encoder are not in it, the first is "

@@ -43,6 +43,8 @@ class Structure:
     def of(cls, config: PrumuxConfig, masks: Masks | None = None) -> Structure:
         """The structure of a model, or the one that is left of it under ``masks``."""
         heads, inner, hidden = config.heads_per_layer, config.intermediate_per_layer, config.hidden_size
+        if masks is not None:
+            masks = masks.detach().to("cpu")  # at once, not a wait for the accelerator for each block
         layers, _ = resolve(masks, heads, inner, hidden)
         left = [
             _left(layer.head, size) if layer.attention_alive else 0

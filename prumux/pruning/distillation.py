@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prumux.errors import UserError, first_line
+
+LAYER_MAP = "layer_map.safetensors"  # beside a model that was taught with one
 TAUGHT_LAYERS = 4  # layers of the teacher that are matched in versions 3 to 6
 VERSIONS = (2, 3, 4, 5, 6)
 
@@ -29,6 +37,32 @@ class LayerMap(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., student_size] -> [..., teacher_size]."""
         return self.linear(hidden)
+
+    def save(self, folder: Path, left: Sequence[int]) -> None:
+        """Write the columns ``left`` beside a model that has these of the student's dimensions."""
+        columns = self.linear.weight.detach()[:, list(left)].cpu().contiguous()
+        save_file({"weight": columns}, folder / LAYER_MAP)
+
+    def load(self, folder: Path) -> bool:
+        """Go on from the map that was saved beside a model, if there is one, for a teacher of this width.
+
+        Raises:
+            UserError: a file that can't be read.
+        """
+        file = folder / LAYER_MAP
+        if not file.is_file():
+            return False
+        try:
+            weight = load_file(file)["weight"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise UserError(
+                f"can't read {file} ({first_line(error)}): delete it, or the model beside it"
+            ) from error
+        if weight.shape != self.linear.weight.shape:
+            return False
+        with torch.no_grad():
+            self.linear.weight.copy_(weight)
+        return True
 
 
 def teacher_layers(version: int, num_layers: int) -> list[int]:

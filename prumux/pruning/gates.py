@@ -47,6 +47,17 @@ class Gates(nn.Module):
         """What a unit is worth, shaped like the family's mask and comparable between families."""
         raise NotImplementedError
 
+    def present(self, family: str) -> Tensor:
+        """Which places of the family's mask are units of the encoder: layers that have fewer are padded."""
+        counts = {
+            "head": self.config.heads_per_layer,
+            "intermediate": self.config.intermediate_per_layer,
+        }.get(family)
+        size = self.sizes[family]
+        if counts is None:
+            return torch.ones(size, dtype=torch.bool)
+        return torch.arange(size[-1]) < torch.tensor(counts)[:, None]
+
     def kept_value(self, family: str) -> Tensor:
         """The mask value in (0, 1] of each unit while it is kept."""
         return torch.ones(self.sizes[family])

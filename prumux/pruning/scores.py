@@ -14,7 +14,7 @@ from prumux.pruning.accounting import Cost
 from prumux.pruning.gates import Gates
 from prumux.pruning.l0 import L0Gates, families_of
 from prumux.pruning.masks import Masks
-from prumux.pruning.snapping import bracket
+from prumux.pruning.snapping import bracket, on_cpu
 
 SCORED = ("head", "intermediate", "hidden")  # whole blocks go when their last head or dimension does
 DECAY = 0.98  # of the running mean of the scores, per look
@@ -139,7 +139,7 @@ class ScoreGates(Gates):
 
     def _shift(self, target: float) -> float:
         """The largest structure that is sparser than ``target``."""
-        return bracket(self, target)[0]
+        return bracket(on_cpu(self), target)[0]
 
     def schedule(self, share: float) -> float:
         return 1 - (1 - share) ** 3
@@ -180,7 +180,7 @@ class UniformGates(ScoreGates):
 
     def _shift(self, target: float) -> float:
         """``target`` is the sparsity of a structure of this kind: that one."""
-        return bracket(self, target)[1]
+        return bracket(on_cpu(self), target)[1]
 
     def _uniform(self, share: float) -> Masks:
         masks = {}
@@ -217,10 +217,11 @@ def start_from(gates: L0Gates, scores: ScoreGates, target: float) -> None:
     A unit's log alpha becomes its log score's distance from the threshold, in standard deviations of its family;
     families that are not scored stay as they are.
     """
-    _, threshold = bracket(scores, target)
+    _, threshold = bracket(on_cpu(scores), target)
     with torch.no_grad():
         for family in scores.sizes:
             if family in gates.log_alpha:
                 distance = scores.importance(family) + threshold
-                gates.log_alpha[family].copy_(distance / distance.std().clamp_min(TINY))
+                spread = distance[gates.present(family).to(distance.device)].std(correction=0)
+                gates.log_alpha[family].copy_(distance / spread.clamp_min(TINY))
     gates.clamp_()

@@ -29,14 +29,14 @@ def evaluation_masks(gates: Gates, target: float, epsilon: float, multiple: int 
     Raises:
         UserError: no structure within reach has the target sparsity.
     """
-    gates = _on_cpu(gates)
+    gates = on_cpu(gates)
     masks = rounded(gates, gates.deterministic(), multiple)
     if abs(gates.cost.removed(masks) - target) <= epsilon:
         return masks, False
     return snap(gates, target, epsilon, multiple), True
 
 
-def _on_cpu(gates: Gates) -> Gates:
+def on_cpu(gates: Gates) -> Gates:
     """A copy where thousands of single units can be looked at without waiting for an accelerator each time."""
     elsewhere = any(value.device.type != "cpu" for value in gates.state_dict().values())
     return copy.deepcopy(gates).cpu() if elsewhere else gates
@@ -55,7 +55,7 @@ def snap(gates: Gates, target: float, epsilon: float, multiple: int = 1) -> Mask
             f"the model's {gates.cost.unit} is {already:.3f} already, above the target {target:g}: give a higher "
             "--target_sparsity or start from a denser model"
         )
-    gates = _on_cpu(gates)
+    gates = on_cpu(gates)
     low, high = bracket(gates, target, multiple)
     masks = rounded(gates, gates.deterministic(high), multiple)
     order: list[Unit]
@@ -108,7 +108,7 @@ def rounded(gates: Gates, masks: Masks, multiple: int) -> Masks:
         worth, kept = gates.importance(family), gates.kept_value(family)
         rows = values[family].view(-1, values[family].shape[-1]).clone()
         for i, available in enumerate(counts[family]):
-            wanted = multiple * round(int((rows[i] != 0).sum()) / multiple)
+            wanted = multiple * min(round(int((rows[i] != 0).sum()) / multiple), available // multiple)
             if family == "hidden":
                 wanted = max(wanted, multiple)
             order = worth.view_as(rows)[i, :available].argsort(descending=True)[:wanted]
@@ -171,11 +171,8 @@ def _exchange(gates: Gates, masks: Masks, order: list[Unit], target: float, epsi
     """
     if masks.intermediate is None:
         return None
-    config, worth, kept = gates.config, gates.importance("intermediate"), gates.kept_value("intermediate")
-    present = torch.zeros_like(worth, dtype=torch.bool)
-    for layer, size in enumerate(config.intermediate_per_layer):
-        present[layer, :size] = True
-    gone = present & (masks.intermediate == 0)
+    worth, kept = gates.importance("intermediate"), gates.kept_value("intermediate")
+    gone = gates.present("intermediate") & (masks.intermediate == 0)
     ranked = torch.where(gone, worth, -torch.inf).flatten().argsort(descending=True)[: int(gone.sum())]
 
     def given_back(candidate: Masks, count: int) -> Masks:

@@ -272,6 +272,15 @@ class DistillationTrainer(PrumuxTrainer):
             )
         return compact(self.student, masks)
 
+    def _save_best(self, folder: Path, model: PrumuxPreTrainedModel, metrics: dict[str, float]) -> None:
+        super()._save_best(folder, model, metrics)
+        if self.distilled.layer_map is not None:  # finetuning goes on with it
+            ours, left = (
+                config.kept_hidden or list(range(config.hidden_size))
+                for config in (self.student.config, model.config)
+            )
+            self.distilled.layer_map.save(folder, [ours.index(dimension) for dimension in left])
+
     def _evaluation_logs(self) -> dict[str, float]:
         gates = self.distilled.gates
         if gates is None:

@@ -98,7 +98,7 @@ def clear(output: Path) -> None:
     """Delete what a run writes, and nothing else."""
     if (output / NARROW).is_dir():
         clear(output / NARROW)
-    for path in (output / RUN_FILE, output / STARTED_FILE, output / LATENCY_FILE):
+    for path in (output / RUN_FILE, output / STARTED_FILE):
         path.unlink(missing_ok=True)
     for folder in (
         *output.glob("checkpoint-*"),

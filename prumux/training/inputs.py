@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import zlib
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -63,6 +64,7 @@ def converted(arguments: Arguments) -> Arguments:
         if path is None or not is_authors(read_config(path)):
             return path
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", path).strip("_.")
+        name = f"{name}-{_content(path):08x}"
         target = Path(str(arguments.training.output_dir)) / "converted" / name
         if not (target / "config.json").is_file():
             task = TASKS.get(get_task_name(arguments.data.task_name or ""))
@@ -77,6 +79,14 @@ def converted(arguments: Arguments) -> Arguments:
         arguments.pruning, distillation_path=ours(arguments.pruning.distillation_path)
     )
     return dataclasses.replace(arguments, model=model, pruning=pruning)
+
+
+def _content(path: str) -> int:
+    """A number that another checkpoint, or the same one with other weights, doesn't have."""
+    folder = Path(path)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    return zlib.crc32(repr((str(folder.resolve()) if files else path, facts)).encode())
 
 
 def choose_tokenizer(arguments: Arguments, tokens: bool) -> PreTrainedTokenizerBase:

@@ -40,6 +40,9 @@ UNSUPPORTED = (
     "do_predict",
     "activation_checkpointing",
     "gradient_checkpointing",
+    "load_best_model_at_end",  # OUTPUT_DIR/best is the best model anyway, by the task's own metric
+    "metric_for_best_model",
+    "greater_is_better",
 )
 logger = logging.getLogger(__name__)
 
@@ -159,6 +162,10 @@ def _check(values: Any) -> None:
     for flag in UNSUPPORTED:
         if getattr(values, flag, None):
             raise UserError(f"--{flag} is not supported here: leave it out")
+    for flag, wrong in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
+        value = getattr(values, flag)
+        if getattr(value, "value", value) == wrong:
+            raise UserError(f"--{flag} {wrong} is not supported here: choose another")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
     alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
@@ -191,6 +198,18 @@ def _check(values: Any) -> None:
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
+    if values.setting in PRETRAINING:
+        retrieves = values.setting == "retrieval_pretraining"
+        defaults = {"retrieval_loss_coeff": float(retrieves), "task_loss_coeff": float(not retrieves)}
+        given = [getattr(values, flag) for flag in defaults]
+        used = [
+            default if own is None else own for own, default in zip(given, defaults.values(), strict=True)
+        ]
+        require(
+            any(used),
+            next(iter(defaults)),
+            "more than 0, or --task_loss_coeff is: there is no loss otherwise",
+        )
     for flag in ("head_learning_rate", "multiplier_learning_rate"):
         rate = getattr(values, flag)
         require(rate is None or 0 <= rate < math.inf, flag, "0 or more")

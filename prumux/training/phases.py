@@ -33,6 +33,7 @@ from prumux.training.distilled import Distilled
 from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import (
     BEST,
+    LATENCY_FILE,
     NARROW,
     RUN_FILE,
     STARTED_FILE,
@@ -86,6 +87,8 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         return record
     set_seed(training.seed)
     start = time.monotonic()
+    if training.do_train and overwrite and training.process_index == 0:
+        (output / LATENCY_FILE).unlink(missing_ok=True)  # now: the trainer measures its own
     trainer = _built(arguments)
     if training.do_train:
         if overwrite:
@@ -156,7 +159,9 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
     )
     if pretraining:
         return pretraining_trainer(arguments, data, tokenizer, model)
-    collator = GroupingCollator(tokenizer, model.config.num_instances)
+    # a model that attends padding reads as much of it as when it is evaluated
+    padded = _max_length(arguments, model) if model.config.attend_padding else None
+    collator = GroupingCollator(tokenizer, model.config.num_instances, pad_to_length=padded)
     teacher_path = arguments.pruning.distillation_path
     pruning = arguments.pruning.setting == "pruning"
     if pruning and not arguments.training.do_train:
@@ -189,6 +194,13 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
             "taught every token's last state: --distill_layer_loss_alpha and --layer_distill_version are not used"
         )
     layer_map = None if model.config.is_multiplexed and states else make_layer_map(model, teacher)
+    start = arguments.model.model_name_or_path
+    taught_before = model.config.is_pruned and teacher_path not in (
+        None,
+        start,
+    )  # one's own needs the identity
+    if layer_map is not None and start is not None and taught_before and layer_map.load(Path(start)):
+        logger.info("the layer map goes on from the one in %s", start)
     trainer = DistillationTrainer(
         Distilled(model, layer_map, gates, states=states),
         teacher,
@@ -256,7 +268,7 @@ def _model(
         logger.warning("%s has no trained classifier: prune a model that was finetuned on the task", path)
     if arguments.model.separate_instances and path is not None:
         return empty_model(kind, path, overrides, None if data is None else data.label_names)
-    return load_model(
+    model = load_model(
         kind,
         model_path=arguments.model.model_name_or_path,
         config_path=arguments.model.config_name,
@@ -264,6 +276,10 @@ def _model(
         label_names=None if pretraining or data is None else data.label_names,
         classifies=not pretraining,
     )
+    if model.config.retrieval_loss_coeff and model.lm_head is None:
+        logger.info("a pruned model, or one that multiplexes nothing: --retrieval_loss_coeff is not used")
+        model.config.retrieval_loss_coeff = 0.0
+    return model
 
 
 def _classifier(data: TaskData) -> type[Classifier]:

@@ -144,6 +144,11 @@ def evaluate_pretraining(
                 sums[name] = sums.get(name, 0.0) + value.item() * weight
                 weights[name] = weights.get(name, 0.0) + weight
     model.train(training)
+    if not sums:
+        raise UserError(
+            f"no token of {data.name}'s {len(data.validation)} development rows was masked, so there is nothing to "
+            "measure: give more of them or a larger --mlm_probability"
+        )
     found = {name: value / weights[name] for name, value in sums.items()}
     if slots is not None:
         shares = (slots[:, 0] / slots[:, 1].clamp_min(1)).tolist()

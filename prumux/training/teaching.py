@@ -75,7 +75,7 @@ class Teaching:
                 self._rows = _read(self._file) | self._rows
             with atomic_file(self._file) as temporary:
                 save_file(_packed(self._rows), temporary)
-        except UserError as error:
+        except (UserError, SafetensorError) as error:
             logger.warning("the teacher's states are not kept for other runs: %s", error)
         self._saved = len(self._rows)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from prumux.data.grouping import LengthGroupedSampler
+from prumux.data.grouping import GroupingCollator, LengthGroupedSampler
 from prumux.data.loading import TaskData
 from prumux.evaluation.predict import evaluate
 from prumux.files import recover, save_atomically
@@ -129,6 +129,7 @@ class PrumuxTrainer(Trainer):
     # ---- evaluation and the best model
 
     def _task_metrics(self, model: PrumuxPreTrainedModel) -> dict[str, float]:
+        assert isinstance(self.data_collator, GroupingCollator)  # the phases give no other
         return evaluate(
             model,
             self.task,
@@ -136,6 +137,7 @@ class PrumuxTrainer(Trainer):
             batch_size=self.args.per_device_eval_batch_size * model.config.num_instances,
             num_groupings=self.settings.data.num_groupings,
             seed=self.args.seed,
+            pad_to_length=self.data_collator.pad_to_length,
             progress=False,
         )
 
