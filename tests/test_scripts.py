@@ -199,6 +199,13 @@ def test_without_arguments_the_embedded_task_runs_end_to_end(tmp_path: Path) -> 
     assert pruning["--distillation_path"] == str(tmp_path / "toy/mux_2/best")
 
 
+def test_the_embedded_task_trains_what_is_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "toy/dense/best").mkdir(parents=True)
+    (tmp_path / "toy/dense/best/config.json").touch()
+    calls = planned(bash(script("run_PruMUX_FT.sh"), OUTPUT_DIR=str(tmp_path)))
+    assert [call["--setting"] for call in calls] == ["baseline", "finetuning", "pruning", "finetuning"]
+
+
 def test_the_embedded_task_without_multiplexing(tmp_path: Path) -> None:
     baseline, pruning = planned(bash(script("run_PruMUX.sh"), "toy", "0.6", "1", OUTPUT_DIR=str(tmp_path)))
     assert baseline["--setting"] == "baseline"

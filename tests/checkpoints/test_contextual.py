@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -103,4 +104,11 @@ def test_training_starts_from_the_authors_folder(contextual, tmp_path):
     assert run(flags)["steps"] == 1
     saved = json.loads((tmp_path / "run" / "best" / "config.json").read_text())
     assert (saved["model_type"], saved["muxing_variant"]) == ("prumux", "gaussian_attention_v2")
-    assert [path.name for path in (tmp_path / "run" / "converted").iterdir()] != []
+    converted = tmp_path / "run" / "converted"
+    assert len(list(converted.iterdir())) == 1
+    run([*flags, "--overwrite_output_dir"])
+    assert len(list(converted.iterdir())) == 1
+    weights = next(path for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
+    os.utime(weights, (0, 0))  # other weights in the same place
+    run([*flags, "--overwrite_output_dir"])
+    assert len(list(converted.iterdir())) == 2

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
 )
@@ -147,6 +148,26 @@ def test_classes_without_a_known_task_keep_their_numbers(mux, tmp_path):
     other = mux.rename(tmp_path / "mine")
     assert "name the task with --task" in convert_checkpoint(other, tmp_path / "a").facts["labels"]
     assert convert_checkpoint(other, tmp_path / "b", task="mnli").facts["labels"].startswith("contradiction")
+
+
+def test_the_order_of_mnlis_classes_is_not_guessed(tmp_path):
+    """The authors' is another than that of the dataset on the hub."""
+    shape = AUTHORS_SHAPE | {"num_labels": 3}
+    for name in ("my-bert-mnli", "CoFi-MNLI-s60"):
+        BertForSequenceClassification(BertConfig(**shape)).save_pretrained(tmp_path / name)
+    assert "LABEL_0" in convert_checkpoint(tmp_path / "my-bert-mnli", tmp_path / "a").facts["labels"]
+    with pytest.raises(UserError, match="write their names into id2label"):
+        convert_checkpoint(tmp_path / "my-bert-mnli", tmp_path / "b", task="MNLI")
+    facts = convert_checkpoint(tmp_path / "CoFi-MNLI-s60", tmp_path / "c").facts
+    assert facts["labels"] == "contradiction, entailment, neutral"
+    with pytest.raises(UserError, match="has 3 classes, SST-2 another number"):
+        convert_checkpoint(tmp_path / "my-bert-mnli", tmp_path / "d", task="SST-2")
+
+
+def test_an_encoder_without_a_classifier_needs_no_conversion(tmp_path):
+    BertForMaskedLM(BertConfig(**AUTHORS_SHAPE)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="start from it with --model_name_or_path"):
+        convert_checkpoint(tmp_path / "bert", tmp_path / "ours")
 
 
 def test_the_checkpoints_own_classes_come_first(mux, tmp_path):

@@ -205,6 +205,12 @@ def test_first_samples() -> None:
     assert data.train["text"][:] == load_task("toy").train["text"][:7]
 
 
+def test_classes_are_those_of_all_rows(tmp_path: Path) -> None:
+    file = _write(tmp_path / "sorted.csv", "text,label", *[f"row {i},{'ab'[i // 5]}" for i in range(10)])
+    data = load_task(None, None, file, file, max_train_samples=5)
+    assert (len(data.train), data.label_names) == (5, ["a", "b"])
+
+
 # ---- the hub (replaced: tests are offline)
 
 

@@ -14,6 +14,7 @@ from prumux.data.grouping import IGNORE, GroupingCollator, groupings
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
 from prumux.evaluation.predict import evaluate, evaluation_mode, model_device, predict_logits
+from prumux.evaluation.report import Settings
 
 
 class GroupMean(torch.nn.Module):
@@ -270,6 +271,29 @@ def test_a_real_model_repeats_to_the_bit(tokenizer, num_instances):
     assert torch.equal(state, torch.get_rng_state())
     assert model.training
     assert dataset == rows_of([3, 9, 5, 12, 4, 6, 8])
+
+
+@pytest.mark.parametrize("label2id", [{"a": 0, "b": 1, "c": 2}, {"c": 0, "b": 1, "a": 2}])
+def test_classes_that_the_data_lacks_compete_as_well(tokenizer, label2id):
+    class Fixed(torch.nn.Module):
+        config = SimpleNamespace(num_instances=1, label2id=label2id)
+
+        def forward(self, input_ids, **_):
+            number = torch.full((len(input_ids),), label2id["c"])
+            return SimpleNamespace(
+                logits=torch.nn.functional.one_hot(number, 3) + torch.tensor([0.5, 0.2, 0.5])
+            )
+
+    rows = rows_of([3] * 4)
+    for row in rows:
+        row["labels"] = label2id["ab"[row["labels"]]]
+    assert evaluate(Fixed(), Data(rows), tokenizer, 4, progress=False)["accuracy"] == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range(seed):
+    with pytest.raises(UserError, match="expected a whole number from 0"):
+        Settings(seed=seed)
 
 
 @pytest.mark.parametrize("label2id", [{"a": 0, "b": 1}, {"b": 0, "A": 1}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from prumux import Masks, PrumuxForSequenceClassification, UserError, compact
 from prumux.__main__ import main
@@ -82,3 +83,13 @@ def test_without_the_packages(tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not installed: pip install -e '.\[onnx\]'"):
         export_onnx(PrumuxForSequenceClassification(tiny()), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+def test_what_can_not_be_exported(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with pytest.raises(UserError, match="BertForSequenceClassification is no PruMUX classifier: convert it"):
+        export_onnx(BertForSequenceClassification(BertConfig(**shape)), tmp_path / "onnx")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="exists already: choose another folder"):
+        export_onnx(PrumuxForSequenceClassification(tiny()), ".")

@@ -305,6 +305,13 @@ def test_more_layers_than_the_weights_have(bert, shape):
             "choose one of: binary_hadamard, gaussian_attention_v2",
         ),
         ({"num_instances": 2, "demuxing_variant": "magic"}, "choose one of: index, index_pos, mlp"),
+        (
+            {"num_instances": 2, "binary_hadamard_epsilon": -2},
+            "binary_hadamard_epsilon is -2, expected 0 or more",
+        ),
+        ({"gaussian_hadamard_norm": 0}, "gaussian_hadamard_norm is 0, expected more than 0"),
+        ({"type_vocab_size": 0}, "type_vocab_size is 0"),
+        ({"pad_token_id": 50}, "pad_token_id is 50, expected one of the vocabulary's 50 tokens"),
         ({"num_instances": 17, "muxing_variant": "binary_hadamard"}, "into 17 chunks"),
     ],
 )
@@ -314,7 +321,30 @@ def test_impossible_architectures(shape, wrong, message):
     assert message in found
 
 
+@pytest.mark.parametrize("labels", [["negative", "positive"], {"negative": 0, "positive": 1}])
+def test_classes_in_another_form(checkpoint, labels):
+    folder = checkpoint()
+    fields = json.loads((folder / "config.json").read_text()) | {"id2label": labels}
+    (folder / "config.json").write_text(json.dumps(fields))
+    assert "expected numbers and names such as" in refused(folder)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"num_hidden_layers": 3}, {"hidden_size": 32}])
+def test_a_pruned_shape_stays_as_it_is(tmp_path, checkpoint, change):
+    model = load(checkpoint())
+    compact(model, Masks(head=torch.eye(2, 4), hidden=torch.arange(16) % 2.0)).save_pretrained(
+        tmp_path / "pruned"
+    )
+    assert "the shape of a pruned model can't be changed" in refused(tmp_path / "pruned", **change)
+
+
 # ---- multiplexing
+
+
+def test_a_checkpoint_without_its_multiplexer(checkpoint):
+    file = checkpoint(num_instances=2) / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "multiplexer" not in k}, file, {"format": "pt"})
+    assert "the first is bert.demultiplexer" in refused(file.parent)
 
 
 @pytest.mark.parametrize(

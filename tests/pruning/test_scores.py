@@ -127,6 +127,21 @@ def test_gates_start_near_the_structure_that_the_scores_keep():
     assert same > 0.9
 
 
+def test_gates_start_as_far_apart_in_a_model_that_lacks_units():
+    """What pads the layers that have fewer units is none and has no say."""
+    gone = PrumuxConfig(**CONFIG.to_diff_dict() | {"kept_heads": [8, 2, 2], "kept_intermediate": [96, 12, 0]})
+    spreads = []
+    for config in (CONFIG, gone):
+        torch.manual_seed(0)
+        scores, gates = ScoreGates(config), L0Gates(config)
+        there = [scores.present(family) for family in scores.sizes]
+        scores.add(scores.sizes, [torch.randn(mask.shape).exp() * mask for mask in there])
+        start_from(gates, scores, 0.97)
+        spreads.append(gates.log_alpha["intermediate"][gates.present("intermediate")].std().item())
+    assert int(gates.present("head").sum()) == 12
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.2)
+
+
 def test_a_pruning_type_without_scored_units():
     with pytest.raises(ValueError, match="names none of: head, intermediate, hidden"):
         ScoreGates(CONFIG, pruning_type="layer")

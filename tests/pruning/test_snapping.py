@@ -172,3 +172,12 @@ def test_sizes_in_multiples(kind, seed, target, multiple):
     assert sparsity(CONFIG, masks) == pytest.approx(target, abs=0.05)
     assert left.hidden % multiple == 0
     assert all(size % multiple == 0 for size in left.intermediate)
+
+
+@pytest.mark.parametrize("kind", [normal, all_kept])
+def test_sizes_in_multiples_of_a_model_whose_own_are_none(kind):
+    config = PrumuxConfig(vocab_size=20, hidden_size=44, num_hidden_layers=3, num_attention_heads=4,
+                          intermediate_size=92, max_position_embeddings=16)  # fmt: skip
+    left = Structure.of(config, snap(gates_of(kind, 3, config=config), 0.3, 0.1, 8))
+    assert left.hidden % 8 == 0
+    assert all(size % 8 == 0 for size in left.intermediate)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from prumux import PrumuxForSequenceClassification, UserError
+from prumux import Masks, PrumuxConfig, PrumuxForSequenceClassification, UserError, compact
+from prumux.data.toy import toy_tokenizer
 from prumux.pruning.accounting import model_size
+from prumux.pruning.distillation import LAYER_MAP
 from prumux.pruning.scores import fisher_scores
 from prumux.training import structure
 from prumux.training.distilled import Distilled
@@ -23,6 +27,8 @@ SMALL = (
     "--task_name toy --max_train_samples 48 --max_eval_samples 20 --max_steps 4 --per_device_train_batch_size 12 "
     "--eval_strategy steps --eval_steps 2 --save_strategy no --disable_tqdm True --do_train --do_eval"
 ).split()
+
+NAMED = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 
 
 @pytest.fixture
@@ -223,15 +229,19 @@ def test_rows_with_other_words_are_shown_to_teacher_and_student(shape, tmp_path,
 @pytest.mark.parametrize("criterion", ["l0", "gradient"])
 def test_pruning_to_a_speedup(shape, tmp_path, criterion):
     run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
-    record = run([
+    flags = [
         *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--target_speedup", "1.5",
         "--sparsity_epsilon", "0.1", "--pruning_criterion", criterion, "--lagrangian_warmup_epochs", "0.25",
         "--output_dir", str(tmp_path / "pruned"),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    record = run(flags)
     assert record["target_speedup"] == 1.5
     assert record["target_sparsity"] is None
     assert record["sparsity"] > 0.1
-    assert (tmp_path / "pruned" / "latency.json").is_file()
+    table = tmp_path / "pruned" / "latency.json"
+    before = table.stat().st_mtime_ns
+    run([*flags, "--overwrite_output_dir"])  # measures anew, and keeps that for a run that is resumed
+    assert table.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize("flags", ["--pruning_criterion gradient", "--initial_gates fisher"])
@@ -333,6 +343,53 @@ def test_finetuning_may_keep_the_model_it_starts_from(shape, tmp_path):
     kept = PrumuxForSequenceClassification.from_pretrained(tmp_path / "spoilt" / "best").state_dict()
     before = PrumuxForSequenceClassification.from_pretrained(start).state_dict()
     assert all(torch.equal(kept[name], before[name]) for name in before)
+
+
+def test_finetuning_goes_on_with_the_layer_map_of_the_pruning(shape, tmp_path):
+    def go(name: str, *flags: str) -> str:
+        run([*SMALL, *flags, "--output_dir", str(tmp_path / name)])
+        return str(tmp_path / name / "best")
+
+    dense = go("dense", "--config_name", shape)
+    pruned = go("pruned", "--setting", "pruning", "--model_path", dense, "--target_sparsity", "0.5",
+                "--lagrangian_warmup_epochs", "0.25", "--learning_rate", "1e-2")  # fmt: skip
+    weight = load_file(f"{pruned}/{LAYER_MAP}")["weight"]
+    left = PrumuxForSequenceClassification.from_pretrained(pruned).config.hidden_size
+    assert weight.shape == (16, left)
+    flags = [*SMALL, "--setting", "finetuning", "--model_path", pruned, "--teacher"]
+
+    def map_of(teacher: str) -> torch.Tensor:
+        return build_trainer(parse_arguments([*flags, teacher])).distilled.layer_map.linear.weight
+
+    assert torch.equal(map_of(dense), weight)
+    assert torch.equal(map_of(pruned), torch.eye(left))  # one's own needs none
+
+
+def test_what_attends_padding_is_trained_on_rows_of_the_whole_length(shape, tmp_path):
+    flags = [
+        *SMALL,
+        "--config_name",
+        shape,
+        "--num_instances",
+        "2",
+        "--max_seq_length",
+        "24",
+        "--attend_padding",
+    ]
+    for attends, length in (("True", 24), ("False", None)):
+        trainer = build_trainer(parse_arguments([*flags, attends]))
+        assert trainer.data_collator.pad_to_length == length
+
+
+def test_a_pruned_model_retrieves_nothing(shape, tmp_path):
+    model = PrumuxForSequenceClassification(
+        PrumuxConfig(**json.loads(Path(shape).read_text()), num_instances=2, **NAMED)
+    )
+    compact(model, Masks(head=torch.eye(2, 4))).save_pretrained(tmp_path / "pruned")
+    flags = [*SMALL, "--model_path", str(tmp_path / "pruned"), "--num_instances", "2"]
+    toy_tokenizer().save_pretrained(tmp_path / "pruned")
+    trainer = build_trainer(parse_arguments([*flags, "--retrieval_loss_coeff", "0.1"]))
+    assert trainer.student.config.retrieval_loss_coeff == 0
 
 
 @pytest.mark.parametrize("criterion", ["l0", "gradient"])

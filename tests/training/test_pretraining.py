@@ -67,6 +67,15 @@ def test_refused(go):
         go("mlm_pretraining", "--stop_at_retrieval_accuracy 0.9")
     with pytest.raises(UserError, match="nothing outside --setting retrieval_pretraining"):
         go("finetuning", "--stop_at_retrieval_accuracy 0.9")
+    with pytest.raises(UserError, match="there is no loss otherwise"):
+        go("retrieval_pretraining", "--retrieval_loss_coeff 0")
+    with pytest.raises(UserError, match="there is no loss otherwise"):
+        go("mlm_pretraining", "--task_loss_coeff 0")
+
+
+def test_nothing_masked(go):
+    with pytest.raises(UserError, match="no token of text's 2 development rows was masked"):
+        go("mlm_pretraining", "--mlm_probability 1e-6 --max_steps 1 --max_eval_samples 2")
 
 
 def test_the_batch_decides_what_is_masked():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from prumux import PrumuxForSequenceClassification, PrumuxForTokenClassification
 from prumux.errors import UserError
@@ -136,6 +137,18 @@ def test_a_full_disk_costs_a_warning(tiny, rows, tmp_path, caplog):
     ids, mask = rows(6)
     (tmp_path / "file").write_text("in the way")
     teaching = Teaching(PrumuxForSequenceClassification(tiny()).eval(), 1e6, tmp_path / "file")
+    teaching({"input_ids": ids, "attention_mask": mask})
+    teaching.save()
+    assert "not kept for other runs" in caplog.text
+
+
+def test_a_disk_that_fills_up_costs_a_warning(tiny, rows, tmp_path, caplog, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("prumux.training.teaching.save_file", full)
+    ids, mask = rows(6)
+    teaching = Teaching(PrumuxForSequenceClassification(tiny()).eval(), 1e6, tmp_path / "states")
     teaching({"input_ids": ids, "attention_mask": mask})
     teaching.save()
     assert "not kept for other runs" in caplog.text
