@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         write(new)
+        _make_readable(new)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -40,6 +42,18 @@ def save_atomically(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         recover(folder)
         raise (failure or error) from error
+
+
+def _make_readable(folder: Path) -> None:
+    """Give all files the rights that a new file gets here: safetensors lets only the owner read its own."""
+    probe = folder / ".rights"
+    probe.touch()
+    rights = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with contextlib.suppress(OSError):  # a file system without rights
+                file.chmod(rights)
 
 
 def recover(folder: Path) -> None:

@@ -356,6 +356,8 @@ def test_finetuning_goes_on_with_the_layer_map_of_the_pruning(shape, tmp_path):
     weight = load_file(f"{pruned}/{LAYER_MAP}")["weight"]
     left = PrumuxForSequenceClassification.from_pretrained(pruned).config.hidden_size
     assert weight.shape == (16, left)
+    rights = {file.stat().st_mode for file in Path(pruned).iterdir()}
+    assert len(rights) == 1  # whoever may read the configuration may read the weights
     flags = [*SMALL, "--setting", "finetuning", "--model_path", pruned, "--teacher"]
 
     def map_of(teacher: str) -> torch.Tensor:
