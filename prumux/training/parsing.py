@@ -162,10 +162,17 @@ def _check(values: Any) -> None:
     for flag in UNSUPPORTED:
         if getattr(values, flag, None):
             raise UserError(f"--{flag} is not supported here: leave it out")
-    for flag, wrong in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
+    for flag, wrong, others in (
+        (
+            "save_strategy",
+            "best",
+            "steps, epoch or no",
+        ),  # of checkpoints; the best model is in OUTPUT_DIR/best anyway
+        ("lr_scheduler_type", "reduce_lr_on_plateau", "linear, constant or cosine"),
+    ):
         value = getattr(values, flag)
         if getattr(value, "value", value) == wrong:
-            raise UserError(f"--{flag} {wrong} is not supported here: choose another")
+            raise UserError(f"--{flag} {wrong} is not supported here: choose {others}")
     for flag in ("prepruning_finetune_epochs", "lagrangian_warmup_epochs"):
         require(0 <= getattr(values, flag) < math.inf, flag, "0 or more epochs")
     alphas = [f"distill_{term}_loss_alpha" for term in ("layer", "state", "task", "ce")]
