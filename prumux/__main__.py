@@ -21,11 +21,8 @@ def _quickstart(arguments: argparse.Namespace) -> str:
 
 
 FLOOR = "TF-IDF + logistic regression"  # what --floor is the score of
-AS_POINTS = {
-    "score": "accuracy",
-    "score_std": "accuracy_std",
-    "speedup": "throughput",
-}  # what prumux.auto reads
+# what prumux.auto calls them
+AS_POINTS = {"score": "accuracy", "score_std": "accuracy_std", "speedup": "throughput"}
 
 
 def _report(arguments: argparse.Namespace) -> str:

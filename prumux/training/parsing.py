@@ -163,11 +163,7 @@ def _check(values: Any) -> None:
         if getattr(values, flag, None):
             raise UserError(f"--{flag} is not supported here: leave it out")
     for flag, wrong, others in (
-        (
-            "save_strategy",
-            "best",
-            "steps, epoch or no",
-        ),  # of checkpoints; the best model is in OUTPUT_DIR/best anyway
+        ("save_strategy", "best", "steps, epoch or no"),  # OUTPUT_DIR/best is the best model anyway
         ("lr_scheduler_type", "reduce_lr_on_plateau", "linear, constant or cosine"),
     ):
         value = getattr(values, flag)
@@ -205,18 +201,6 @@ def _check(values: Any) -> None:
     for flag in ("retrieval_loss_coeff", "task_loss_coeff"):
         coefficient = getattr(values, flag)
         require(coefficient is None or 0 <= coefficient < math.inf, flag, "0 or more")
-    if values.setting in PRETRAINING:
-        retrieves = values.setting == "retrieval_pretraining"
-        defaults = {"retrieval_loss_coeff": float(retrieves), "task_loss_coeff": float(not retrieves)}
-        given = [getattr(values, flag) for flag in defaults]
-        used = [
-            default if own is None else own for own, default in zip(given, defaults.values(), strict=True)
-        ]
-        require(
-            any(used),
-            next(iter(defaults)),
-            "more than 0, or --task_loss_coeff is: there is no loss otherwise",
-        )
     for flag in ("head_learning_rate", "multiplier_learning_rate"):
         rate = getattr(values, flag)
         require(rate is None or 0 <= rate < math.inf, flag, "0 or more")

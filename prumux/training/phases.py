@@ -195,10 +195,8 @@ def build_trainer(arguments: Arguments) -> PrumuxTrainer:
         )
     layer_map = None if model.config.is_multiplexed and states else make_layer_map(model, teacher)
     start = arguments.model.model_name_or_path
-    taught_before = model.config.is_pruned and teacher_path not in (
-        None,
-        start,
-    )  # one's own needs the identity
+    # a model that teaches itself needs the identity
+    taught_before = model.config.is_pruned and teacher_path not in (None, start)
     if layer_map is not None and start is not None and taught_before and layer_map.load(Path(start)):
         logger.info("the layer map goes on from the one in %s", start)
     trainer = DistillationTrainer(
@@ -262,6 +260,10 @@ def _model(
         overrides |= {"retrieval_loss_coeff": 0.0, "task_loss_coeff": 1.0}
     else:
         overrides = {"task_loss_coeff": 1.0, "retrieval_loss_coeff": 0.0} | overrides
+    if pretraining and not (overrides["retrieval_loss_coeff"] or overrides["task_loss_coeff"]):
+        raise UserError(
+            "--retrieval_loss_coeff and --task_loss_coeff are both 0: there is no loss, give one of them"
+        )
     kind: type[Any] = PrumuxForMaskedLM if pretraining or data is None else _classifier(data)
     path = arguments.model.model_name_or_path
     if setting == "pruning" and path is not None and not is_classifier(path):
