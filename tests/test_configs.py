@@ -13,8 +13,8 @@ import yaml
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
 from prumux.data.toy import toy_tokenizer
+from prumux.models.architecture import build_config, read_config
 from prumux.models.backbones import BACKBONES
-from prumux.models.loading import build_config, read_config
 from prumux.pruning.accounting import sparsity
 from prumux.training.parsing import parse_arguments
 

@@ -27,8 +27,8 @@ from prumux.models.heads import (
     PrumuxForSequenceClassification,
     PrumuxForTokenClassification,
 )
-from prumux.models.loading import load_tokenizer, standard_tokenizer
 from prumux.models.modeling import PrumuxPreTrainedModel
+from prumux.models.tokenizers import load_tokenizer, standard_tokenizer
 from prumux.pruning.accounting import Structure, model_size
 
 logger = logging.getLogger(__name__)

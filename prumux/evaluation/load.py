@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 from prumux.errors import UserError, first_line
 from prumux.evaluation.locate import shown
 from prumux.evaluation.throughput import instances
-from prumux.models.loading import is_authors, load_tokenizer, quiet_transformers, standard_tokenizer
+from prumux.models.architecture import is_authors
+from prumux.models.quiet import quiet_transformers
+from prumux.models.tokenizers import load_tokenizer, standard_tokenizer
 from prumux.reports.methods import method_name
 
 logger = logging.getLogger(__name__)

@@ -28,8 +28,10 @@ def add_command(commands: Any) -> None:
 
 def _grid(arguments: argparse.Namespace) -> str:
     from prumux.grid.config import read_grid
-    from prumux.grid.plan import plan
-    from prumux.grid.run import STORE, check_arguments, describe, estimate, pick, run_jobs, write_slurm
+    from prumux.grid.estimate import describe, estimate
+    from prumux.grid.plan import pick, plan
+    from prumux.grid.run import STORE, check_arguments, run_jobs
+    from prumux.grid.slurm import write_slurm
 
     grid = read_grid(arguments.grid)
     jobs = plan(grid)

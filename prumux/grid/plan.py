@@ -85,6 +85,22 @@ def plan(grid: GridConfig) -> list[Job]:
     return jobs
 
 
+def pick(jobs: Iterable[Job], name: str) -> list[Job]:
+    """The job ``name`` alone, its needs taken as done.
+
+    Raises:
+        UserError: there is none, or something it needs is missing.
+    """
+    by_name = {job.name: job for job in jobs}
+    if name not in by_name:
+        raise UserError(f"no job '{name}' in this grid: --dry_run lists them")
+    job = by_name[name]
+    missing = [need for need in job.needs if not by_name[need].done]
+    if missing:
+        raise UserError(f"{name} needs {', '.join(missing)}, which is not done: run it first")
+    return [by_name[need] for need in job.needs] + [job]
+
+
 def recipe_sections(recipe: str) -> dict[str, Any]:
     """The sections of a recipe, its path read from the working directory or the project.
 

@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import math
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from prumux.errors import UserError
-from prumux.grid.config import PROJECT, GridConfig, project_file
+from prumux.grid.config import PROJECT
 from prumux.grid.plan import Job
-from prumux.reports.provenance import atomic_file
 from prumux.reports.store import VARIABLE
 from prumux.training.folder import check_writable
 
 if TYPE_CHECKING:
-    from prumux.training.arguments import Arguments
+    pass
 
 logger = logging.getLogger(__name__)
 POLL = 0.2  # seconds between looks at running processes
@@ -194,165 +191,3 @@ def _last_line(log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1][-300:] if lines else "it left no output"
-
-
-# ---- how long it will take
-
-
-def estimate(jobs: Sequence[Job], grid: GridConfig) -> dict[str, float]:
-    """Seconds by the name of each training job that is not done, from a few timed steps per task and N.
-
-    The steps are timed on weights in the grid's own shape, on this machine; evaluations are not counted.
-    """
-
-    from prumux.training.inputs import load_data
-    from prumux.training.parsing import parse_arguments
-    from prumux.training.structure import narrow_flags
-
-    rows: dict[str, int] = {}
-    per_row: dict[tuple[str, int], float] = {}
-    seconds = {}
-    for job in jobs:
-        if not job.trains or job.done:
-            continue
-        arguments = parse_arguments(job.argv)
-        if job.task not in rows:
-            rows[job.task] = len(load_data(arguments).train or [])
-        key = job.task, job.num_instances
-        if key not in per_row:
-            per_row[key] = _seconds_per_row(job, grid)
-        seen = _rows_seen(arguments, rows[job.task])
-        if narrow := narrow_flags(job.argv, arguments):  # a row costs it at most what it costs the wide model
-            seen += _rows_seen(parse_arguments(narrow), rows[job.task])
-        taught = arguments.pruning.distillation_path is not None or arguments.pruning.setting == "pruning"
-        seconds[job.name] = seen * per_row[key] * (PRUNING_COST if taught else 1)
-    return seconds
-
-
-def _rows_seen(arguments: Arguments, rows: int) -> int:
-    """How many rows a run over a file of ``rows`` learns from, repetitions counted."""
-    training = arguments.training
-    batch = training.per_device_train_batch_size
-    epoch = math.ceil(rows / batch / training.gradient_accumulation_steps)
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * epoch)
-    return steps * batch
-
-
-def _seconds_per_row(job: Job, grid: GridConfig) -> float:
-    """Time of a few finetuning steps of the unpruned model, by row."""
-    import tempfile
-
-    from prumux.training.parsing import parse_arguments
-    from prumux.training.phases import build_trainer
-    from prumux.training.trainer import StepEnds
-
-    start = (
-        ["--config_name", str(project_file(grid.config))]
-        if grid.config
-        else ["--model_name_or_path", str(grid.model)]
-    )
-    skipped = {"--model_name_or_path", "--distillation_path", "--config_name", "--setting", "--output_dir",
-               "--target_sparsity", "--num_hidden_layers", "--distill_states"}  # fmt: skip
-    kept: list[str] = []
-    keep = True
-    for part in job.argv:
-        if part.startswith("--"):
-            keep = part not in skipped
-        if keep:
-            kept.append(part)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = parse_arguments([
-            *kept, *start, "--output_dir", folder, "--setting", "finetuning", "--max_steps", str(TIMED_STEPS),
-            "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "True",
-            "--separate_instances", "False", "--narrow_first", "False",  # how weights start costs no step anything
-        ])  # fmt: skip
-        trainer = build_trainer(arguments)
-        clock = StepEnds()
-        trainer.add_callback(clock)
-        trainer.train()
-        first, *_, last = clock.times  # the first step also pays for what happens once
-        return (last - first) / (len(clock.times) - 1) / arguments.training.per_device_train_batch_size
-
-
-def describe(jobs: Sequence[Job], seconds: dict[str, float] | None = None) -> str:
-    """The plan for people: a line per job, done or its command, with the estimate."""
-    lines = []
-    for job in jobs:
-        state = (
-            "done"
-            if job.done
-            else f"{seconds[job.name] / 60:.1f} min"
-            if seconds and job.name in seconds
-            else ""
-        )
-        lines.append(f"{job.name}{f' ({state})' if state else ''}\n    {job.command()}")
-    left = [job for job in jobs if not job.done]
-    lines.append(f"\n{len(jobs)} jobs, {len(jobs) - len(left)} done")
-    if seconds is not None:
-        total = sum(seconds.values())
-        lines[-1] += (
-            f"; training takes about {total / 3600:.1f} hours one job after the other (from timed steps)"
-        )
-    return "\n".join(lines)
-
-
-# ---- Slurm
-
-
-def write_slurm(jobs: Sequence[Job], grid_file: str | Path, output_dir: str | Path) -> Path:
-    """Array scripts, one per level of the jobs' dependencies, and ``submit.sh`` that queues them one after the other.
-
-    An array task runs ``prumux grid GRID --only NAME``; a level starts when the one before has ended, and a job whose
-    needs failed says so.
-    """
-    folder = Path(output_dir).absolute() / "slurm"
-    levels = _levels(jobs)
-    submit = [
-        "#!/usr/bin/env bash",
-        "# Queues the levels of the grid one after the other.",
-        "set -eu",
-        "previous=",
-    ]
-    for number, level in enumerate(levels):
-        names, script = folder / f"level_{number}.txt", folder / f"level_{number}.sh"
-        _write(names, "\n".join(job.name for job in level) + "\n")
-        _write(script, "\n".join([
-            "#!/usr/bin/env bash", f"#SBATCH --job-name=prumux-{number}", f"#SBATCH --array=0-{len(level) - 1}",
-            "#SBATCH --gpus=1", f"#SBATCH --output={folder}/%x.%a.log", "set -eu",
-            f"cd {shlex.quote(str(Path.cwd()))}",
-            f'name=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(names))})',
-            f"exec {shlex.quote(sys.executable)} -m prumux grid {shlex.quote(str(grid_file))} --only \"$name\"",
-        ]) + "\n")  # fmt: skip
-        submit.append(
-            f"previous=$(sbatch --parsable ${{previous:+--dependency=afterany:$previous}} {shlex.quote(str(script))})"
-        )
-    _write(folder / "submit.sh", "\n".join([*submit, 'echo "last array: $previous"']) + "\n")
-    return folder / "submit.sh"
-
-
-def _levels(jobs: Sequence[Job]) -> list[list[Job]]:
-    level: dict[str, int] = {}
-    for job in jobs:
-        level[job.name] = 1 + max((level[need] for need in job.needs), default=-1)
-    return [[job for job in jobs if level[job.name] == i] for i in range(max(level.values(), default=-1) + 1)]
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def pick(jobs: Iterable[Job], name: str) -> list[Job]:
-    """The job ``name`` alone, its needs taken as done.
-
-    Raises:
-        UserError: there is none, or something it needs is missing.
-    """
-    by_name: dict[str, Any] = {job.name: job for job in jobs}
-    if name not in by_name:
-        raise UserError(f"no job '{name}' in this grid: --dry_run lists them")
-    job = by_name[name]
-    missing = [need for need in job.needs if not by_name[need].done]
-    if missing:
-        raise UserError(f"{name} needs {', '.join(missing)}, which is not done: run it first")
-    return [by_name[need] for need in job.needs] + [job]

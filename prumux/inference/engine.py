@@ -308,7 +308,7 @@ class InferenceEngine:
     @property
     def tokenizer(self) -> Any:
         if self._tokenizer is None or isinstance(self._tokenizer, str):
-            from prumux.models.loading import load_tokenizer
+            from prumux.models.tokenizers import load_tokenizer
 
             try:
                 self._tokenizer = load_tokenizer(self._tokenizer or self._name or None)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
-from transformers.activations import ACT2FN
-from transformers.utils import logging as transformers_logging
 
 from prumux.errors import UserError, first_line
+from prumux.models.architecture import build_config, read_config
 from prumux.models.backbones import BACKBONES
 from prumux.models.configuration import PrumuxConfig
 from prumux.models.modeling import PrumuxPreTrainedModel
+from prumux.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=PrumuxPreTrainedModel)
@@ -38,127 +35,6 @@ MULTIPLEXING = (
     "bert.demultiplexer.",
     "bert.prefix_embeddings",
 )  # and no multiplexed one
-SUPPORTED_TYPES = ("prumux", *BACKBONES)
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No load reports and bars inside the block: what matters of them becomes one line of our own."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The fields of a JSON file, of a checkpoint folder's ``config.json``, or of a model on the hub.
-
-    Raises:
-        UserError: nothing there, not readable, or an unsupported kind of model.
-    """
-    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    try:
-        if file.is_file():
-            fields = json.loads(file.read_text(encoding="utf-8"))
-        elif Path(path).is_dir() or str(path).startswith((".", "/", "~")):
-            raise UserError(f"no model in {path}: expected a folder with config.json and model.safetensors")
-        else:
-            fields, _ = PrumuxConfig.get_config_dict(str(path))
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: not JSON, not UTF-8
-        raise UserError(
-            f"can't read the model configuration {path} ({first_line(error)}): expected a folder, a JSON file or the "
-            "name of a model on the hub; check the name and the network"
-        ) from error
-    if not isinstance(fields, dict):
-        raise UserError(
-            f"{path} holds no model configuration: expected a JSON object with fields such as hidden_size"
-        )
-    # without a type it is an old BERT, such as prajjwal1/bert-tiny
-    kind = fields.pop("model_type", "prumux" if "num_instances" in fields else "bert")
-    if kind not in SUPPORTED_TYPES:
-        raise UserError(f"{path} is a model of type '{kind}', expected one of: {', '.join(SUPPORTED_TYPES)}")
-    architectures = fields.pop("architectures", None)
-    for name in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
-        fields.pop(name, None)
-    labels = fields.get("id2label") or {}
-    if not isinstance(labels, dict) or not all(str(number).isdigit() for number in labels):
-        raise UserError(
-            f"the model configuration {path}: id2label is {labels!r:.60}, expected numbers and names such as "
-            '{"0": "negative", "1": "positive"}'
-        )
-    tags = any("TokenClassification" in str(name) for name in architectures or ())
-    return fields | {"_kind": kind, "_tags_words": tags}
-
-
-def is_authors(fields: Mapping[str, Any]) -> bool:
-    """Is this the configuration of a multiplexed checkpoint as the authors publish it, to be converted first?"""
-    return fields["_kind"] != "prumux" and "num_instances" in fields
-
-
-def build_config(
-    fields: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    label_names: Sequence[str] | None,
-    *,
-    classifies: bool,
-) -> PrumuxConfig:
-    """A configuration from ``fields`` with ``overrides`` and the task's labels (``None``: regression)."""
-    values = dict(fields) | dict(overrides)
-    values.pop("_tags_words", None)
-    if not isinstance(values.get("pad_token_id", 0), int | None):
-        raise UserError(
-            f"wrong model configuration: pad_token_id is {values['pad_token_id']!r}, expected a number"
-        )
-    if (positions := values.get("position_embedding_type", "absolute")) != "absolute":
-        raise UserError(
-            f"wrong model configuration: position_embedding_type is {positions!r}, expected 'absolute': weights of "
-            "relative positions would be left out, choose an encoder without them"
-        )
-    if (kind := values.pop("_kind", None)) in BACKBONES:
-        try:
-            values |= BACKBONES[kind].fields(values)
-        except ValueError as error:
-            raise UserError(f"wrong model configuration: {error}") from None
-    if classifies:
-        names = list(label_names) if label_names is not None else ["score"]
-        values |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        values.pop("num_labels", None)
-    for name in SIZES:
-        size = values.get(name, 1)
-        if not isinstance(size, int) or size < 1:
-            raise UserError(
-                f"wrong model configuration: {name} is {size!r}, expected a whole number of at least 1"
-            )
-    try:
-        config = PrumuxConfig(**values)
-    except Exception as error:  # the config's validation raises kinds of its own
-        raise UserError(f"wrong model configuration: {first_line(error)}") from error
-    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
-        raise UserError(
-            f"wrong model configuration: pad_token_id is {config.pad_token_id}, expected one of the vocabulary's "
-            f"{config.vocab_size} tokens: name the tokenizer that belongs to the model with --tokenizer_name"
-        )
-    if config.hidden_act not in ACT2FN:
-        raise UserError(
-            f"wrong model configuration: hidden_act is '{config.hidden_act}', expected for instance gelu"
-        )
-    return config
 
 
 def load_model(
@@ -240,69 +116,6 @@ def load_model(
     if report["missing_keys"]:
         logger.info("%s: initialised anew: %s", model_path, ", ".join(sorted(report["missing_keys"])))
     return model
-
-
-def default_tokenizer(config_path: str | None) -> str | None:
-    """The tokenizer on the hub that goes with an architecture's kind; ``None`` where it says no kind."""
-    kind = read_config(config_path)["_kind"] if config_path is not None else None
-    return BACKBONES[kind].default_tokenizer if kind in BACKBONES else None
-
-
-def standard_tokenizer(kind: str, vocab_size: int, *, words: bool = False) -> PreTrainedTokenizerBase | None:
-    """The tokenizer on the hub of an encoder's kind; ``None`` out of reach, or if it has another number of tokens."""
-    try:
-        tokenizer = load_tokenizer(BACKBONES[kind].default_tokenizer, words=words)
-    except UserError:
-        return None
-    return tokenizer if len(tokenizer) == vocab_size else None
-
-
-def load_tokenizer(*paths: str | None, words: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first of ``paths`` that is given.
-
-    Args:
-        words: it will get lists of words (RoBERTa's must know).
-
-    Raises:
-        UserError: no path, none there, or one without the tokens that sentences are padded and read with.
-    """
-    path = next((path for path in paths if path), None)
-    if path is None:
-        raise UserError("no tokenizer: give --tokenizer_name or a --model_name_or_path that has one")
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(f"no folder {path}: expected a model's folder, or the name of a model on the hub")
-    try:
-        with quiet_transformers():
-            tokenizer = _read_tokenizer(path, {"add_prefix_space": True} if words else {})
-            if len(tokenizer) <= len(
-                tokenizer.all_special_ids
-            ):  # what Transformers makes up where there are no files
-                raise ValueError("its vocabulary is missing")
-    except Exception as error:
-        raise UserError(
-            f"can't load a tokenizer from {path} ({first_line(error)}): give --tokenizer_name with a folder or the "
-            "name of a model on the hub"
-        ) from error
-    for name, token in (("padding", tokenizer.pad_token_id), ("first", tokenizer.cls_token_id)):
-        if token is None:
-            raise UserError(
-                f"the tokenizer of {path} has no {name} token ([PAD], [CLS]): name an encoder's tokenizer, such as "
-                "bert-base-uncased"
-            )
-    return tokenizer
-
-
-def _read_tokenizer(path: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(path, **options)
-    except Exception as error:
-        try:
-            fields, _ = PrumuxConfig.get_config_dict(path)
-        except OSError:
-            raise error from None
-        if "model_type" in fields:
-            raise
-        return BertTokenizer.from_pretrained(path, **options)  # an old BERT, as `read_config` has it
 
 
 def _construct(model_class: type[Model], config: PrumuxConfig) -> Model:

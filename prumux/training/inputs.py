@@ -14,8 +14,9 @@ from prumux.data.loading import TaskData, load_task
 from prumux.data.tasks import TASKS
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
-from prumux.models.loading import default_tokenizer, is_authors, load_tokenizer, read_config
+from prumux.models.architecture import is_authors, read_config
 from prumux.models.modeling import PrumuxPreTrainedModel
+from prumux.models.tokenizers import default_tokenizer, load_tokenizer
 from prumux.training.arguments import Arguments
 from prumux.training.recipes import get_task_name
 

@@ -12,8 +12,9 @@ import yaml
 
 from prumux.data.tasks import get_task
 from prumux.errors import UserError
+from prumux.models.architecture import read_config
 from prumux.models.configuration import PrumuxConfig
-from prumux.models.loading import FIXED_BY_WEIGHTS, read_config
+from prumux.models.loading import FIXED_BY_WEIGHTS
 
 MADE_WITH = (*FIXED_BY_WEIGHTS, "separate_instances", "narrow_first")
 PRUNED = "PruMUX"  # the folder of pruned models, in the scripts and in grids

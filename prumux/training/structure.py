@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
+from prumux.models.architecture import read_config
 from prumux.models.heads import PrumuxForTokenClassification
-from prumux.models.loading import Model, load_model, read_config
+from prumux.models.loading import Model, load_model
 from prumux.models.modeling import PrumuxModel, PrumuxPreTrainedModel
 from prumux.models.partition import put_side_by_side
 from prumux.pruning.accounting import Cost

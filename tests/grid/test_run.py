@@ -18,32 +18,10 @@ from prumux.auto.points import read_points
 from prumux.errors import UserError
 from prumux.grid import run
 from prumux.grid.config import PROJECT
-from prumux.grid.plan import Job
-from prumux.grid.run import describe, pick, run_jobs, write_slurm
+from prumux.grid.plan import Job, pick
+from prumux.grid.run import run_jobs
 from prumux.training.folder import computing_flags
 from prumux.training.parsing import parse_arguments
-
-SCRIPT = (
-    "import pathlib, sys; sys.exit(1) if sys.argv[1] == 'fail' else pathlib.Path(sys.argv[1]).write_text('x')"
-)
-
-
-@pytest.fixture
-def jobs(tmp_path, monkeypatch):
-    (tmp_path / "job.py").write_text(SCRIPT)
-    monkeypatch.setattr(run, "PROJECT", tmp_path)
-
-    def job(name: str, *needs: str, fails: bool = False) -> Job:
-        result = tmp_path / "out" / name
-        return Job(name, "job.py", ("fail" if fails else str(result),), result, needs, "toy", 1)
-
-    return [
-        job("a"),
-        job("b", "a"),
-        job("bad", "a", fails=True),
-        job("after", "bad"),
-        job("last", "after", "b"),
-    ]
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
@@ -77,20 +55,6 @@ def test_the_gpus_are_those_that_the_grid_was_given(monkeypatch, visible, names)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert run._gpus() == names
-
-
-def test_slurm_arrays_by_level(jobs, tmp_path):
-    submit = write_slurm(jobs, "grid.yaml", tmp_path / "out")
-    names = [(submit.parent / f"level_{i}.txt").read_text().split() for i in range(4)]
-    assert names == [["a"], ["b", "bad"], ["after"], ["last"]]
-    assert "--array=0-1" in (submit.parent / "level_1.sh").read_text()
-    assert submit.read_text().count("sbatch") == 4
-    subprocess.run(["bash", "-n", str(submit)], check=True)
-
-
-def test_the_plan_for_people(jobs):
-    assert "bad (2.0 min)" in describe(jobs, {"bad": 120})
-    assert "5 jobs, 0 done" in describe(jobs)
 
 
 @pytest.mark.slow

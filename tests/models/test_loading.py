@@ -16,7 +16,9 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from prumux import Masks, PrumuxConfig, PrumuxForMaskedLM, PrumuxForSequenceClassification, compact
 from prumux.data.toy import toy_tokenizer
 from prumux.errors import UserError
-from prumux.models.loading import load_model, load_tokenizer, read_config
+from prumux.models.architecture import read_config
+from prumux.models.loading import load_model
+from prumux.models.tokenizers import load_tokenizer
 
 LABELS = ["negative", "positive"]
 SHAPE = {
