@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # scipy is imported when a command needs it
     from prumux.auto.points import Point
     from prumux.auto.search import AutoPruMUX
 
-BUDGETS_SHOWN = (0.5, 1, 2, 3, 5, 10)
-
 
 def add_commands(commands: Any) -> None:
     """Add ``auto`` and its subcommands to the parser's ``commands``."""
@@ -176,20 +174,22 @@ def _predict(arguments: argparse.Namespace) -> str:
 
 def _next(arguments: argparse.Namespace) -> str:
     from prumux.auto.replay import replay
-    from prumux.auto.search import WORTH_IT
+    from prumux.auto.search import BUDGETS, WORTH_IT
     from prumux.reports.tables import markdown
 
     points, model = _fitted(arguments)
     if arguments.replay:
-        budgets = sorted({arguments.loss_budget, *BUDGETS_SHOWN})
+        budgets = sorted({arguments.loss_budget, *BUDGETS})
         options = {"throughput_task": model.throughput_task, "throughput_model": arguments.throughput_model}
         replays = [replay(points, model.task, budget, **options) for budget in budgets]
         rows = [
-            [f"{r['loss_budget']:g}", f"{r['runs']} of {r['grid']}", _key(r["best"]), _key(r["true_best"])]
+            [f"{r['loss_budget']:g}", f"{r['runs']} of {r['grid']}", _key(r["best"]), f"{r['share']:.0%}",
+             _key(r["true_best"]) + (" *" if r["first"] else "")]
             for r in replays
-        ]
-        table = markdown(["budget (points)", "PruMUX runs", "best found", "true best"], rows)
-        return _give(arguments, table, {"task": model.task, "replays": replays})
+        ]  # fmt: skip
+        header = ["budget (points)", "pruned models", "best found", "of the best throughput", "true best"]
+        text = f"{markdown(header, rows)}\n\n* trained in any case, to begin with"
+        return _give(arguments, text, {"task": model.task, "replays": replays})
     runs = model.next_runs(arguments.loss_budget, arguments.top)
     rows = [
         [str(r["num_instances"]), shown_sparsity(r["sparsity"]), f"{r['accuracy']:.4f} ± {r['accuracy_error']:.4f}",

@@ -119,7 +119,17 @@ def points_of(points: Iterable[Point], task: str) -> dict[tuple[int, float], Poi
 
 
 def _from_tables(files: Sequence[Path]) -> list[Point]:
-    points = []
+    # no rivals, which `prumux report --csv` writes, too
+    return [_point(row, "throughput") for row in read_tables(files) if row["method"] != FEWER_LAYERS]
+
+
+def read_tables(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of CSV files, checked, with the ``method`` that each is; those of rivals have ``layers``.
+
+    Raises:
+        UserError: an unreadable file, missing columns, or values that are no numbers or out of range.
+    """
+    found = []
     for path in files:
         separator, named = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
         try:
@@ -150,9 +160,15 @@ def _from_tables(files: Sequence[Path]) -> list[Point]:
                     "not a comma)"
                 )
             values = dict(zip(header, row, strict=True))
-            if values.get("method") != FEWER_LAYERS:  # no rivals, which `prumux report --csv` writes, too
-                points.append(_point(check_values(where, values, "throughput"), "throughput"))
-    return points
+            line = check_values(where, values, "throughput")
+            if values.get("method") != FEWER_LAYERS:
+                line["method"] = method_name(line["num_instances"], line["sparsity"])
+            elif line.get("layers") is None:
+                raise UserError(
+                    f"{where}: no layers are given, expected how many the model of '{FEWER_LAYERS}' has"
+                )
+            found.append(line)
+    return found
 
 
 def _from_stores(files: Sequence[Path], tasks: Iterable[str] | None) -> list[Point]:

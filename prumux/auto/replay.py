@@ -12,21 +12,23 @@ from prumux.auto.search import WORTH_IT, AutoPruMUX
 def replay(
     points: Sequence[Point], task: str, loss_budget: float, *, stop_below: float = WORTH_IT, **options: Any
 ) -> dict[str, Any]:
-    """Search a fully measured grid as if it were not: how many PruMUX runs until the suggestions end.
+    """Search a fully measured grid as if it were not: how many pruned models until the suggestions end.
 
-    It starts with all dense, CoFi and DataMUX points and, per N, the least and greatest sparsity, and goes on while the
+    It starts with all unpruned points and, per N (also N = 1), the least and greatest sparsity, and goes on while the
     expected gain is at least ``stop_below`` of the best throughput so far. ``options``: of :class:`AutoPruMUX`.
 
     Returns:
-        ``runs`` and ``grid`` (PruMUX runs done, and in the grid), ``best`` (found), ``true_best`` and ``found``.
+        ``runs`` and ``grid`` (pruned models trained, and in the grid), ``best`` (found), ``true_best``, ``found``
+        (is it that one), ``first`` (was that one there from the start) and ``share`` (found over true throughput).
     """
     everything = points_of(points, task)
     others = [point for point in points if point.task != task]
-    pruned = {key for key, point in everything.items() if point.method == "PruMUX"}
+    pruned = {key for key, point in everything.items() if point.sparsity > 0}
     done = set(everything) - pruned
     for n in {n for n, _ in pruned}:
         sparsities = [s for m, s in pruned if m == n]
         done |= {(n, min(sparsities)), (n, max(sparsities))}
+    start = frozenset(done)
     while True:
         auto = AutoPruMUX([*others, *(everything[key] for key in done)], task, **options)
         left = sorted(set(everything) - done)
@@ -43,4 +45,6 @@ def replay(
         "best": best.key,
         "true_best": true_best.key,
         "found": best.key == true_best.key,
+        "first": true_best.key in start,
+        "share": best.throughput / true_best.throughput,
     }

@@ -35,6 +35,10 @@ def _grid(arguments: argparse.Namespace) -> str:
 
     grid = read_grid(arguments.grid)
     jobs = plan(grid)
+    if arguments.only is not None and (arguments.dry_run or arguments.slurm):
+        raise UserError(
+            "--only runs one job: leave it out with --dry_run and --slurm, which are about all of them"
+        )
     if arguments.dry_run or arguments.slurm:
         check_arguments(jobs)
     if arguments.dry_run:

@@ -109,7 +109,7 @@ def read_grid(path: str | Path) -> GridConfig:
                 given = values[name] if isinstance(values[name], list) else [values[name]]
                 values[name] = sorted({_number(name, value, kind) for value in given})
         values["alphas"] = [_pair(pair) for pair in values.get("alphas", [])]
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"the grid {path} has a value of a wrong kind ({error}): see configs/grids"
         ) from error

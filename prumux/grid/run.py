@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
@@ -24,13 +23,8 @@ from prumux.grid.plan import Job
 from prumux.reports.store import VARIABLE
 from prumux.training.folder import check_writable
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 POLL = 0.2  # seconds between looks at running processes
-TIMED_STEPS = 6
-PRUNING_COST = 1.5  # a step with a teacher, or with masks, beside a plain one of the same model
 STORE = "runs.jsonl"
 
 

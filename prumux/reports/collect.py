@@ -9,16 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
-from prumux.reports.evaluations import newest_evaluations
+from prumux.reports.evaluations import check_fractions, check_values, newest_evaluations
 from prumux.reports.methods import FEWER_LAYERS, shown_sparsity
+from prumux.reports.speeds import side_by_side
 
-STORE, TABLES = ".jsonl", (".csv", ".tsv")
+REPORT, TABLES = ".json", (".csv", ".tsv")  # any other file is a store
 ACCURACY = "accuracy"
+KEPT = (
+    "true_sparsity",
+    "layers",
+    "parameters",
+    "seeds",
+    "examples_per_second",
+    "operations",
+)  # of a CSV file's row
 SAME = 1e-3  # numbers of one model that differ by a smaller share agree: CSV files are rounded
 NEEDED = {"model", "method", "num_instances", "sparsity", "score", "speedup"}  # of an evaluation's row
 
 
-def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[dict[str, Any]], str]:
+def collect(
+    files: Iterable[str | Path], task: str | None = None, speeds: Sequence[str | Path] = ()
+) -> tuple[list[dict[str, Any]], str]:
     """Rows of evaluated models, the dense baseline first, then slowest first.
 
     Of ``evaluation.json`` files: the first one's baseline, then each one's evaluated model, whose speedup is the one
@@ -27,6 +38,7 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
 
     Args:
         task: which, where the files have several.
+        speeds: files of speeds measured side by side, which take the place of those in stores, see ``side_by_side``.
 
     Returns:
         Rows as ``format_table`` and ``plot_frontier`` take them, and the name of the score.
@@ -37,9 +49,14 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
     paths = [Path(file) for file in files]
     if not paths:
         raise UserError("no reports to join: name evaluation.json files, or a results store")
-    stores = [path for path in paths if path.suffix.lower() == STORE]
-    tables = [path for path in paths if path.suffix.lower() in TABLES]
-    rows = _joined(_from_stores(stores, task) if stores else [], _from_points(tables, task) if tables else [])
+    stores, tables = _kinds(paths)
+    if speeds and not stores:
+        raise UserError(
+            "--speeds goes with a results store (.jsonl), whose models it knows by their paths: name one"
+        )
+    rows = _joined(
+        _from_stores(stores, task, speeds) if stores else [], _from_points(tables, task) if tables else []
+    )
     grouped: dict[str, Path] = {}
     for path in paths:
         if path not in stores and path not in tables:
@@ -65,11 +82,16 @@ def collect(files: Iterable[str | Path], task: str | None = None) -> tuple[list[
     return baseline + sorted(others, key=lambda row: row["speedup"] or 0.0), rows[0]["metric"]
 
 
+def _kinds(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The results stores among files, and the CSV files."""
+    tables = [path for path in paths if path.suffix.lower() in TABLES]
+    return [path for path in paths if path not in tables and path.suffix.lower() != REPORT], tables
+
+
 def tasks_of(files: Iterable[str | Path]) -> list[str | None]:
     """The tasks that stores and CSV files hold results of; ``[None]`` where there are evaluation reports, too."""
     paths = [Path(file) for file in files]
-    stores = [path for path in paths if path.suffix.lower() == STORE]
-    tables = [path for path in paths if path.suffix.lower() in TABLES]
+    stores, tables = _kinds(paths)
     if len(stores) + len(tables) < len(paths):
         return [None]
     rows = (_from_stores(stores) if stores else []) + (_from_points(tables) if tables else [])
@@ -106,11 +128,27 @@ def _read(file: Path) -> dict[str, Any]:
                 isinstance(rows, list)
                 and rows
                 and all(isinstance(row, dict) and set(row) >= NEEDED for row in rows)
+                and isinstance(report["task"], str)
             ):
+                for row in rows:
+                    _check_row(file, report["task"], row)
                 return report
-    except (OSError, ValueError) as error:  # not JSON, not UTF-8
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # not JSON, not UTF-8
         raise UserError(f"can't read {file} ({error}): expected a file that evaluation.py wrote") from error
     raise UserError(f"{file} is no evaluation report: expected a file that evaluation.py wrote")
+
+
+def _check_row(file: Path, task: str, row: dict[str, Any]) -> None:
+    """Refuse numbers that no evaluation has; of a model that was not trained there is no score."""
+    where = f"{file}, model {row['model']}"
+    unknown = {"score": 0.0, "speedup": 1.0}
+    values = {name: value if row[name] is None else row[name] for name, value in unknown.items()}
+    line = {"task": task, "accuracy": values["score"], "speedup": values["speedup"]}
+    line |= {name: row[name] for name in ("num_instances", "sparsity", "method")}
+    check_values(where, line, "speedup")
+    check_fractions([(task, row["num_instances"], row["sparsity"], values["score"])])
 
 
 def _joined(rows: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -120,12 +158,9 @@ def _joined(rows: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict
         UserError: two rows of one model disagree.
     """
 
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["task"], row["method"], row["num_instances"], row["sparsity"]
-
-    known = {place(row): row for row in rows if row["method"] != FEWER_LAYERS}
+    known = {_place(row): row for row in rows}
     for row in more:
-        other = known.get(place(row))
+        other = known.get(_place(row))
         if other is None:
             rows = [*rows, row]
         elif any(abs(other[name] - row[name]) > SAME * abs(row[name]) for name in ("score", "speedup")):
@@ -138,35 +173,37 @@ def _joined(rows: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict
 
 
 def _from_points(files: Sequence[Path], task: str | None = None) -> list[dict[str, Any]]:
-    from prumux.auto.points import read_points
+    from prumux.auto.points import read_points, read_tables
 
-    return [
-        {
-            "task": point.task,
-            "metric": ACCURACY,
-            "model": _label(point.method, point.num_instances, point.sparsity, None),
-            "method": point.method,
-            "num_instances": point.num_instances,
-            "sparsity": point.sparsity,
-            "score": point.accuracy,
-            "speedup": point.throughput,
+    read_points(files, None if task is None else [task])  # refuses what the rows below can't be
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in read_tables(files):
+        row = {
+            "task": line["task"],
+            "metric": line.get("metric") or ACCURACY,
+            "model": _label(line["method"], line["num_instances"], line["sparsity"], line.get("layers")),
+            **{name: line.get(name) for name in ("method", "num_instances", "sparsity", *KEPT)},
+            "score": line["accuracy"],
+            "score_std": line["accuracy_std"],
+            "speedup": line["throughput"],
         }
-        for point in read_points(files, None if task is None else [task])
+        rows.setdefault(_place(row), row)
+    return list(rows.values())
+
+
+def _from_stores(
+    files: Sequence[Path], task: str | None = None, speeds: Sequence[str | Path] = ()
+) -> list[dict[str, Any]]:
+    lines = [
+        line for line in newest_evaluations(files, None if task is None else [task]) if line["ensemble"] == 1
     ]
-
-
-def _from_stores(files: Sequence[Path], task: str | None = None) -> list[dict[str, Any]]:
+    if speeds:
+        lines = side_by_side(
+            [line for line in lines if task is None or line["task"].lower() == task.lower()], speeds
+        )
     places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for line in newest_evaluations(files, None if task is None else [task]):
-        if line["ensemble"] == 1:
-            place = (
-                line["task"],
-                line["method"],
-                line["num_instances"],
-                line["sparsity"],
-                line.get("layers"),
-            )
-            places.setdefault(place, []).append(line)
+    for line in lines:
+        places.setdefault(_place(line), []).append(line)
     return [_merged(lines) for lines in places.values()]
 
 
@@ -177,6 +214,7 @@ def _merged(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     speedups = [line["speedup"] for line in lines if line.get("speedup") is not None]
     rates = [line["examples_per_second"] for line in lines if line.get("examples_per_second") is not None]
     counted = [line["true_sparsity"] for line in lines if line.get("true_sparsity") is not None]
+    operations = [line["operations"] for line in lines if line.get("operations") is not None]
     return {
         "task": first["task"],
         "metric": first.get("metric") or ACCURACY,
@@ -192,7 +230,14 @@ def _merged(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seeds": len(lines),
         "examples_per_second": statistics.mean(rates) if rates else None,
         "speedup": statistics.mean(speedups) if speedups else None,
+        "operations": statistics.mean(operations) if operations else None,
     }
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is about; of the rivals their depth, too."""
+    depth = row.get("layers") if row["method"] == FEWER_LAYERS else None
+    return row["task"], row["method"], row["num_instances"], row["sparsity"], depth
 
 
 def _label(method: str, num_instances: int, sparsity: float, layers: int | None) -> str:

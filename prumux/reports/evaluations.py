@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from prumux.errors import UserError
 from prumux.reports.methods import method_name
 from prumux.reports.store import read_lines
 
+logger = logging.getLogger(__name__)
 OPTIONAL = (
     "examples_per_second",
     "true_sparsity",
@@ -18,9 +20,19 @@ OPTIONAL = (
     "layers",
     "parameters",
     "ensemble",
+    "seeds",
 )  # numbers where they are there
-COUNTS = ("train_seed", "layers", "parameters", "ensemble")  # of them, those without fractions
+COUNTS = ("train_seed", "layers", "parameters", "ensemble", "seeds")  # of them, those without fractions
 CONDITIONS = ("metric", "device", "dtype", "length", "engine")  # under which models can be compared
+NAMES = (
+    "method",
+    "metric",
+    "device",
+    "dtype",
+    "engine",
+    "grouped_by",
+    "checkpoint",
+)  # text where they are there
 MOST = 1e9  # of N and of an improvement, in either direction: beyond it a number is none of a model
 MOST_OPERATIONS = 1e21
 
@@ -56,6 +68,9 @@ def check_values(where: str, row: dict[str, Any], throughput: str) -> dict[str, 
     task = str(row.get("task") or "").strip()
     if not task or task == "nan":
         raise UserError(f"{where}: no task is named, expected one such as SST-2")
+    for name in NAMES:
+        if row.get(name) is not None and not isinstance(row[name], str):
+            raise UserError(f"{where}: {name} is {row[name]!r:.60}, expected a name")
     checked = row | {name: number(name) for name in ("num_instances", "sparsity", "accuracy", throughput)}
     checked |= {name: number(name, optional=True) for name in ("accuracy_std", "operations")}
     for name in OPTIONAL:
@@ -90,6 +105,7 @@ def newest_evaluations(
     where = ", ".join(map(str, paths))
     asked = None if tasks is None else {task.lower() for task in tasks}
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    replaced: list[dict[str, Any]] = []
     for line in read_lines(paths):
         if line["kind"] != "evaluation" or line.get("accuracy") is None or line.get("speedup") is None:
             continue
@@ -105,13 +121,20 @@ def newest_evaluations(
         line["metric"] = str(line.get("metric") or "accuracy")
         names = ("task", "method", "num_instances", "sparsity", "layers", "ensemble", "train_seed")
         key = tuple(line.get(name) for name in names)
-        if key not in newest or _time(line) >= _time(newest[key]):
-            newest[key] = line
+        other = newest.get(key)
+        older, newer = (other, line) if other is None or _time(line) >= _time(other) else (line, other)
+        newest[key] = newer
+        if older is not None and older.get("checkpoint") != newer.get("checkpoint"):
+            replaced.append(older)
     if not newest:
         raise UserError(
             f"{where} has no evaluation with accuracy and speedup: run evaluation.py on the models first"
         )
-    lines = list(newest.values())
+    # beside evaluations of known seeds one that says none is no further seed
+    seeded = {key[:-1] for key in newest if key[-1] is not None}
+    replaced += [line for key, line in newest.items() if key[-1] is None and key[:-1] in seeded]
+    lines = [line for key, line in newest.items() if key[-1] is not None or key[:-1] not in seeded]
+    _say_what_is_left_out(where, replaced, lines, asked)
     for name in {line["task"] for line in lines if asked is None or line["task"].lower() in asked}:
         own = [line for line in lines if line["task"] == name]
         seen = {key: {str(line.get(key)) for line in own} for key in CONDITIONS}
@@ -126,6 +149,39 @@ def newest_evaluations(
             )
     _check_unit(lines)
     return lines
+
+
+def _say_what_is_left_out(
+    where: str, replaced: list[dict[str, Any]], lines: list[dict[str, Any]], asked: set[str] | None
+) -> None:
+    """Warn of several models at one place, of which the newest counts, and of speeds from different machines."""
+    replaced = [line for line in replaced if asked is None or line["task"].lower() in asked]
+    if replaced:
+        first = replaced[0]
+        logger.warning(
+            "%s: %d evaluations are of other models than the newest at their place, such as %s %s (%d, %g) with "
+            "accuracy %.3f: they are left out",
+            where, len(replaced), first["task"], first["method"], first["num_instances"], first["sparsity"],
+            first["accuracy"],
+        )  # fmt: skip
+    for name in sorted({line["task"] for line in lines if asked is None or line["task"].lower() in asked}):
+        machines = {_machine(line) for line in lines if line["task"] == name} - {""}
+        if len(machines) > 1:
+            logger.warning(
+                "%s: the speedups of %s were measured on different machines (%s), which shifts them",
+                where, name, "; ".join(sorted(machines)),
+            )  # fmt: skip
+
+
+def _machine(line: dict[str, Any]) -> str:
+    """What it was timed on; empty where nothing says it."""
+    made = line.get("provenance")
+    hardware = made.get("hardware") if isinstance(made, dict) else None
+    if not isinstance(hardware, dict):
+        return ""
+    if str(line.get("device")).startswith("cuda"):
+        return str(hardware.get("gpu"))
+    return f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
 
 
 def _time(line: dict[str, Any]) -> str:

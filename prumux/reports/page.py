@@ -25,18 +25,18 @@ footer { color: #666; font-size: 85%; margin-top: 2rem }
 def write_page(
     tasks: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]],
     path: str | Path,
-    floor: tuple[str, float] | None = None,
+    floors: Mapping[str, tuple[str, float]] | None = None,
 ) -> Path:
     """Write the page.
 
     Args:
         tasks: name -> rows and the name of their score, as ``collect`` gives them.
-        path: the HTML file. floor: as in ``plot_frontier``.
+        path: the HTML file. floors: by task, each as ``plot_frontier`` takes it.
 
     Raises:
         UserError: the file can't be written.
     """
-    parts = [_section(task, rows, metric, floor) for task, (rows, metric) in tasks.items()]
+    parts = [_section(task, rows, metric, (floors or {}).get(task)) for task, (rows, metric) in tasks.items()]
     made = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     page = "\n".join([
@@ -69,7 +69,7 @@ def _section(
     return "\n".join([
         f"<section><h2>{html.escape(task)}</h2>",
         f'<figure role="img" aria-label="speedup over {html.escape(metric)}, {html.escape(task)}">{svg}</figure>',
-        "<p>Points are labelled (N, sparsity). Speedups are relative to the dense model, measured beside it.</p>",
+        "<p>Points are labelled (N, sparsity). Speedups are relative to the dense model, side by side.</p>",
         _table(header, cells), *(thresholds if best else []),
         "" if floor is None else f"<p>{html.escape(floor[0])}: {floor[1]:.3f}</p>",
         "</section>",

@@ -86,7 +86,7 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 value = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # also of numbers and lists that no reader takes
                 broken, last = broken + 1, number
                 continue
             if isinstance(value, dict) and "kind" in value:

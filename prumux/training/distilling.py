@@ -23,7 +23,7 @@ from prumux.pruning.l0 import L0Gates
 from prumux.pruning.snapping import evaluation_masks
 from prumux.reports.methods import shown_sparsity
 from prumux.training.distilled import Distilled
-from prumux.training.folder import BEST
+from prumux.training.folder import BEST, METRICS, ON_THE_WAY
 from prumux.training.schedule import SparsitySchedule
 from prumux.training.teaching import Teaching
 from prumux.training.trainer import PrumuxTrainer
@@ -118,7 +118,7 @@ class DistillationTrainer(PrumuxTrainer):
         if len(set(names)) < len(names):
             raise UserError(
                 f"--target_sparsity {' '.join(f'{t:g}' for t in self.targets)}: two of them would share the folder "
-                f"sparsity{max(names, key=names.count)}: leave one out"
+                f"{ON_THE_WAY}{max(names, key=names.count)}: leave one out"
             )
         if schedule.start + schedule.warmup > schedule.end(0):
             logger.warning(
@@ -151,7 +151,17 @@ class DistillationTrainer(PrumuxTrainer):
         """The last target's model is in ``best``; those on the way in ``sparsity0.60/best`` and so on."""
         if self.distilled.gates is None or self._stage == len(self.targets) - 1:
             return super().best_dir
-        return super().best_dir.parent / f"sparsity{shown_sparsity(self.targets[self._stage])}" / BEST
+        return self._stage_dir(self._stage)
+
+    def _stage_dir(self, stage: int) -> Path:
+        return super().best_dir.parent / f"{ON_THE_WAY}{shown_sparsity(self.targets[stage])}" / BEST
+
+    def kept_models(self) -> list[tuple[float | None, Path]]:
+        before = [] if self.distilled.gates is None else list(enumerate(self.targets))[:-1]
+        found = [(target, self._stage_dir(stage)) for stage, target in before]
+        return [
+            (target, folder) for target, folder in found if (folder / METRICS).is_file()
+        ] + super().kept_models()
 
     def compute_loss(
         self,

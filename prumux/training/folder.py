@@ -15,6 +15,10 @@ from prumux.files import set_aside, temporary
 RUN_FILE = "run.json"  # written last: where it is, the run is complete
 STARTED_FILE = "arguments.json"  # written first: what the run in this folder was asked to do
 BEST = "best"  # the model that the run is for
+METRICS = "metrics.json"  # of a model, in its folder
+ON_THE_WAY = (
+    "sparsity"  # and its target: where a pruning through several targets leaves the models before the last
+)
 NARROW = "narrow"  # the run of the narrow encoder that a multiplexed model starts as copies of
 LATENCY_FILE = "latency.json"  # times of the encoder's blocks, where the target is a speedup
 # Flags that don't change what a run computes: a run may be continued with other values of these.
@@ -102,7 +106,7 @@ def clear(output: Path) -> None:
         path.unlink(missing_ok=True)
     for folder in (
         *output.glob("checkpoint-*"),
-        *output.glob(f"sparsity*/{BEST}"),
+        *output.glob(f"{ON_THE_WAY}*/{BEST}"),
         output / BEST,
         temporary(output / BEST),
         set_aside(output / BEST),

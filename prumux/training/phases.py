@@ -35,6 +35,7 @@ from prumux.training.folder import (
     BEST,
     LATENCY_FILE,
     NARROW,
+    ON_THE_WAY,
     RUN_FILE,
     STARTED_FILE,
     check_writable,
@@ -104,7 +105,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     record = make_record(trainer, arguments, time.monotonic() - start, wanted)
     if training.do_train and training.should_save:
         write_json(output / RUN_FILE, record)
-        store(record, trainer.best_dir)
+        store(record, trainer, arguments)
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return record
@@ -304,7 +305,7 @@ def _max_length(arguments: Arguments, model: HeadModel) -> int:
 def _train(trainer: PrumuxTrainer, output: Path) -> None:
     checkpoint = last_checkpoint(output)
     if checkpoint is None:  # what is there is of a run that was killed before its first checkpoint
-        for left in (output / BEST, *output.glob(f"sparsity*/{BEST}")):
+        for left in (output / BEST, *output.glob(f"{ON_THE_WAY}*/{BEST}")):
             shutil.rmtree(left, ignore_errors=True)
     else:
         logger.info("resuming from %s", checkpoint)

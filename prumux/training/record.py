@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from prumux.errors import UserError
+from prumux.evaluation.locate import read_run
 from prumux.pruning.accounting import model_size
+from prumux.reports.methods import method_name
 from prumux.reports.provenance import provenance
 from prumux.reports.store import append, checkpoint_hash
 from prumux.training.arguments import Arguments
+from prumux.training.folder import METRICS, ON_THE_WAY
 from prumux.training.trainer import PrumuxTrainer
 
 
@@ -42,7 +46,7 @@ def make_record(
         "task": trainer.task.name,
         "setting": pruning.setting,
         "num_instances": model.config.num_instances,
-        "target_sparsity": pruning.target_sparsity[-1] if by_sparsity else None,
+        "target_sparsity": pruning.target_sparsity[-1] if by_sparsity else _inherited(arguments),
         "target_speedup": pruning.target_speedup if pruning.setting == "pruning" else None,
         "sparsity": size.sparsity,
         "parameters": size.total,
@@ -58,21 +62,47 @@ def make_record(
     }
 
 
-def store(record: dict[str, Any], checkpoint: Path) -> None:
-    """Add the run to the results store."""
-    metrics = record["metrics"]
-    fields = {
-        "task": record["task"],
-        "num_instances": record["num_instances"],
-        "sparsity": record["target_sparsity"],
-        "true_sparsity": record["sparsity"],
-        "parameters": record["parameters"],
-        "accuracy": metrics.get(record["main_metric"]),
-        "accuracy_std": metrics.get(f"{record['main_metric']}_std"),
-        "metric": record["main_metric"],
-        "steps": record["steps"],
-        "seconds": record["seconds"],
-        "checkpoint": checkpoint_hash(checkpoint),
-        "path": str(checkpoint),
-    }
-    append(record["setting"], fields, record["seed"])
+def _inherited(arguments: Arguments) -> float | None:
+    """The sparsity that the pruned model was asked for which a finetuning starts from; ``None`` for any other run."""
+    start = arguments.model.model_name_or_path
+    if arguments.pruning.setting == "pruning" or start is None:
+        return None
+    name = Path(start).parent.name
+    if name.startswith(ON_THE_WAY):
+        return float(name.removeprefix(ON_THE_WAY))
+    asked = read_run(start).get("target_sparsity")
+    return float(asked) if isinstance(asked, int | float) else None
+
+
+def store(record: dict[str, Any], trainer: PrumuxTrainer, arguments: Arguments) -> None:
+    """Add the run to the results store, a line for each model that it leaves; what it did not measure is null."""
+    training = arguments.training
+    for asked, folder in trainer.kept_models():
+        metrics, true, parameters = record["metrics"], record["sparsity"], record["parameters"]
+        if folder != trainer.best_dir:  # on the way to a later target
+            metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            size = model_size(type(trainer.student).from_pretrained(folder))
+            true, parameters = size.sparsity, size.total
+        fields = {
+            "task": record["task"],
+            "method": method_name(record["num_instances"], true),
+            "num_instances": record["num_instances"],
+            "sparsity": record["target_sparsity"] if asked is None else asked,
+            "true_sparsity": true,
+            "parameters": parameters,
+            "accuracy": metrics.get(record["main_metric"]),
+            "accuracy_std": metrics.get(f"{record['main_metric']}_std"),
+            "metric": record["main_metric"],
+            "examples_per_second": None,
+            "baseline_examples_per_second": None,
+            "speedup": None,
+            "dtype": "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32",
+            "device": training.device.type,
+            "length": arguments.data.max_seq_length,
+            "steps": record["steps"],
+            "seconds": record["seconds"],
+            "train_seed": record["seed"],
+            "checkpoint": checkpoint_hash(folder),
+            "path": str(folder),
+        }
+        append(record["setting"], fields, record["seed"])

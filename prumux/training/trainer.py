@@ -20,7 +20,7 @@ from prumux.evaluation.predict import evaluate
 from prumux.files import recover, save_atomically
 from prumux.models.modeling import PrumuxPreTrainedModel
 from prumux.training.arguments import Arguments
-from prumux.training.folder import BEST
+from prumux.training.folder import BEST, METRICS
 
 logger = logging.getLogger(__name__)
 HEAD = ("bert.demultiplexer.", "classifier.")  # parameters that --head_learning_rate is for
@@ -178,11 +178,15 @@ class PrumuxTrainer(Trainer):
         assert self.args.output_dir is not None  # it has a default
         return Path(self.args.output_dir) / BEST
 
+    def kept_models(self) -> list[tuple[float | None, Path]]:
+        """The models that a finished run leaves: the sparsity that each was pruned for, if any, and its folder."""
+        return [(None, self.best_dir)]
+
     def best_metrics(self) -> dict[str, float] | None:
         """The metrics of the best model so far, read from its folder so that a resumed run knows them."""
         recover(self.best_dir)
         try:
-            return json.loads((self.best_dir / "metrics.json").read_text(encoding="utf-8"))
+            return json.loads((self.best_dir / METRICS).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return None
 
@@ -199,4 +203,4 @@ class PrumuxTrainer(Trainer):
         model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         record = metrics | {"step": self.state.global_step}
-        (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

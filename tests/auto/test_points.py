@@ -215,3 +215,32 @@ def test_values_of_a_wrong_kind(tmp_path, change):
     append("evaluation", line(0.9, 1.0, 1, 1, 0) | change, 0, tmp_path / "runs.jsonl")
     with pytest.raises(UserError, match=f"{next(iter(change))} is .*, expected a number"):
         read_points(tmp_path / "runs.jsonl")
+
+
+def test_models_that_are_left_out_are_told_of(tmp_path, caplog):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, n=1, s=0.0), 0, file)
+    for accuracy, checkpoint in ((0.6, "old"), (0.85, "new"), (0.85, "new")):
+        append("evaluation", line(accuracy, 4.0, 1, checkpoint=checkpoint), 0, file)
+    assert [point.accuracy for point in read_points(file) if point.num_instances == 2] == [0.85]
+    assert "1 evaluations are of other models than the newest" in caplog.text
+    assert "accuracy 0.600" in caplog.text
+
+
+def test_an_evaluation_of_no_known_seed_is_no_further_seed(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append("evaluation", line(0.9, 1.0, 1, n=1, s=0.0), 0, file)
+    append("evaluation", line(0.8, 4.0, 1), 0, file)
+    append("evaluation", line(0.2, 9.0, None), 0, file)
+    point = next(point for point in read_points(file) if point.num_instances == 2)
+    assert (point.accuracy, point.throughput) == (0.8, 4.0)
+
+
+def test_speedups_of_different_machines_are_told_of(tmp_path, caplog):
+    file = tmp_path / "runs.jsonl"
+    for cpu, given in (("a", line(0.9, 1.0, 1, n=1, s=0.0)), ("b", line(0.8, 4.0, 1))):
+        value = {"kind": "evaluation", **given, "provenance": {"hardware": {"cpu": cpu, "threads": 2}}}
+        with open(file, "a") as stream:
+            stream.write(json.dumps(value) + "\n")
+    read_points(file)
+    assert "different machines (a, 2 threads; b, 2 threads)" in caplog.text

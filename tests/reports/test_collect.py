@@ -105,6 +105,8 @@ def test_a_baseline_that_was_not_trained_sets_no_threshold(tmp_path, capsys):
     [
         ("--floor 82", "expected a fraction"),
         ("--floor nan", "expected a fraction"),
+        ("--floor toy=82", "expected a fraction"),
+        ("--floor SST-2=0.8", "no results of task SST-2"),
         ("--plot x.pdf", "ends in .png or .svg"),
     ],
 )
@@ -133,3 +135,46 @@ def test_the_floor_is_in_tables_and_page(tmp_path):
     )
     for name in ("a.md", "a.html"):
         assert "TF-IDF + logistic regression: 0.823" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_a_floor_is_of_one_task(tmp_path, capsys):
+    store = tmp_path / "runs.jsonl"
+    for task in ("A", "B"):
+        for n, s in ((1, 0.0), (2, 0.6)):
+            fields = {"task": task, "num_instances": n, "sparsity": s, "accuracy": 0.9, "speedup": 1.0 + s}
+            append("evaluation", fields, 0, store)
+    page = tmp_path / "a.html"
+    main(["report", str(store), "--floor", "a=0.7", "--floor", "B=0.6", "--html", str(page)])
+    assert capsys.readouterr().out.count("logistic regression: 0.") == 2
+    assert page.read_text().count("logistic regression: 0.700") == 1
+    with pytest.raises(SystemExit):
+        main(["report", str(store), "--floor", "0.7"])
+    assert "give --floor TASK=0.7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_instances": "x"}, "num_instances is 'x'"),
+        ({"score": 90.0}, "a percentage"),
+        ({"speedup": float("nan")}, "speedup is nan"),
+        ({"method": [1]}, "method is"),
+        ({"sparsity": 60}, "sparsity is 60"),
+    ],
+)
+def test_values_that_no_evaluation_has(tmp_path, capsys, change, message):
+    file = Path(write(tmp_path / "a.json", "toy", "m", 2.0))
+    report = json.loads(file.read_text())
+    report["rows"][1] |= change
+    file.write_text(json.dumps(report))
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(file)])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_that_is_no_name(tmp_path):
+    file = Path(write(tmp_path / "a.json", "toy", "m", 2.0))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": ["A"]}))
+    with pytest.raises(UserError, match="is no evaluation report"):
+        collect([file])
