@@ -161,13 +161,23 @@ def test_groups_by_length_and_by_order_cannot_be_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"task": None}, {"num_instances": None}, {"sparsity": "x"}, {"accuracy_std": "x"}]
+    "change",
+    [{"task": None}, {"num_instances": None}, {"sparsity": "x"}, {"accuracy_std": "x"}, {"method": [1]}],
 )
 def test_a_broken_line_of_a_store(tmp_path, change):
     file = tmp_path / "runs.jsonl"
     append("evaluation", line(0.9, 1.0, 1, 1, 0) | change, 0, file)
     with pytest.raises(UserError, match="expected"):
         read_points(file)
+
+
+@pytest.mark.parametrize("text", ['{"kind": ' + "1" * 5000 + "}", "[" * 100_000])
+def test_a_line_that_no_reader_takes(tmp_path, caplog, text):
+    file = tmp_path / "runs.jsonl"
+    file.write_text(text + "\n")
+    append("evaluation", line(0.9, 1.0, 1, 1, 0), 0, file)
+    assert len(read_points(file)) == 1
+    assert "line 1 is no whole JSON line" in caplog.text
 
 
 def test_a_store_with_a_byte_order_mark(tmp_path):

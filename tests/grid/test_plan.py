@@ -74,6 +74,7 @@ def test_the_grids_that_come_with_the_project(path):
         ({"sparsity": [60]}, "sparsity 0 to 0.99"),
         ({"num_instances": [0]}, "num_instances from 1 on"),
         ({"num_instances": ["two"]}, "value of a wrong kind"),
+        ({"num_instances": [float("inf")]}, "value of a wrong kind"),
         ({"tasks": []}, "at least one task"),
         (
             {"tasks": {"toy": {"folder": "x"}}},

@@ -15,6 +15,7 @@ from prumux.data.toy import toy_tokenizer
 from prumux.pruning.accounting import model_size
 from prumux.pruning.distillation import LAYER_MAP
 from prumux.pruning.scores import fisher_scores
+from prumux.reports.store import read_lines
 from prumux.training import structure
 from prumux.training.distilled import Distilled
 from prumux.training.distilling import DistillationTrainer
@@ -395,8 +396,8 @@ def test_a_pruned_model_retrieves_nothing(shape, tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["l0", "gradient"])
-def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
-    """Each target leaves a compacted model of its own; the last one's is the run's best."""
+def test_one_run_through_several_sparsities(shape, tmp_path, monkeypatch, criterion):
+    """Each target leaves a compacted model of its own and a line in the store; the last one's is the run's best."""
     run([*SMALL, "--config_name", shape, "--num_instances", "2", "--output_dir", str(tmp_path / "mux")])
     flags = [
         *SMALL,
@@ -412,6 +413,7 @@ def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
     )
     assert isinstance(trainer, DistillationTrainer)
     assert (trainer.schedule.end(0), trainer.schedule.warmup) == (10, 8)
+    monkeypatch.setenv("PRUMUX_RESULTS", str(tmp_path / "runs.jsonl"))
     record = run([
         *SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--max_steps", "9",
         "--target_sparsity", "0.3", "0.5", "0.7", "--sparsity_epsilon", "0.02", "--lagrangian_warmup_epochs", "0.25",
@@ -422,6 +424,18 @@ def test_one_run_through_several_sparsities(shape, tmp_path, criterion):
     for folder, target in zip(folders, (0.3, 0.5, 0.7), strict=True):
         model = PrumuxForSequenceClassification.from_pretrained(folder)
         assert model_size(model).sparsity == pytest.approx(target, abs=0.02)
+    run(
+        [*SMALL, "--model_path", str(folders[0]), "--max_steps", "1", "--output_dir", str(tmp_path / "tuned")]
+    )
+    *pruned, tuned = read_lines([tmp_path / "runs.jsonl"])
+    assert [(line["kind"], line["sparsity"]) for line in pruned] == [("pruning", s) for s in (0.3, 0.5, 0.7)]
+    assert len({line["checkpoint"] for line in pruned}) == 3
+    assert (tuned["kind"], tuned["sparsity"], tuned["dtype"], tuned["speedup"]) == (
+        "finetuning",
+        0.3,
+        "float32",
+        None,
+    )
     start = [*SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--output_dir"]
     with pytest.raises(UserError, match="3 targets in 2 steps of pruning"):
         run([*start, str(tmp_path / "few"), "--max_steps", "2", "--target_sparsity", "0.3", "0.5", "0.7"])
