@@ -39,7 +39,8 @@ def complaint(parser: argparse.ArgumentParser, message: str) -> str:
     unknown = message.removeprefix(UNKNOWN)
     hint = ""
     if unknown != message:
-        hint = did_you_mean(unknown.split()[0].partition("=")[0], {flag: flag for flag in flags_of(parser)})
+        flag, known = unknown.split()[0].partition("=")[0], {flag: flag for flag in flags_of(parser)}
+        hint = f"{flag} is of another command, " if flag in known else did_you_mean(flag, known)
     return f"{message}: {hint}see {parser.prog} --help"
 
 

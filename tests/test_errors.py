@@ -16,6 +16,7 @@ from prumux.errors import UserError
     [
         ("report runs.jsonl --markdwon x.md", "did you mean '--markdown'? "),  # of a subcommand
         ("grid grid.yaml --dryrun", "did you mean '--dry_run'? "),
+        ("auto fit runs.jsonl --loss_budget 3", "--loss_budget is of another command, "),
         ("auto predict runs.jsonl --loss_budget 3 --topp=3", "did you mean '--top'? "),  # of its subcommand
         ("report runs.jsonl --qqqq", ""),
     ],
