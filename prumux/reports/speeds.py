@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         for row in rows:
-            assert {"name", "ratios", "examples_per_second", *CONDITIONS} <= set(row)
-            for value in (row["examples_per_second"], *row["ratios"].values()):
-                assert 0 < float(value) < float("inf")
+            measured = [float(value) for value in (row["examples_per_second"], *row["ratios"].values())]
+            if not {"name", *CONDITIONS} <= set(row) or not all(0 < value < math.inf for value in measured):
+                raise ValueError(row)
     except OSError as error:
         raise UserError(f"can't read {path} ({error}): {MADE_BY}") from error
     except Exception as error:  # JSON of any other shape

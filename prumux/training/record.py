@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,8 @@ def _inherited(arguments: Arguments) -> float | None:
     start = arguments.model.model_name_or_path
     if arguments.pruning.setting == "pruning" or start is None:
         return None
-    name = Path(start).parent.name
-    if name.startswith(ON_THE_WAY):
-        return float(name.removeprefix(ON_THE_WAY))
+    if on_the_way := re.fullmatch(rf"{ON_THE_WAY}(0\.\d+)", Path(start).parent.name):
+        return float(on_the_way[1])
     asked = read_run(start).get("target_sparsity")
     return float(asked) if isinstance(asked, int | float) else None
 
