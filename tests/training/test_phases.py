@@ -424,23 +424,25 @@ def test_one_run_through_several_sparsities(shape, tmp_path, monkeypatch, criter
     for folder, target in zip(folders, (0.3, 0.5, 0.7), strict=True):
         model = PrumuxForSequenceClassification.from_pretrained(folder)
         assert model_size(model).sparsity == pytest.approx(target, abs=0.02)
-    run(
-        [*SMALL, "--model_path", str(folders[0]), "--max_steps", "1", "--output_dir", str(tmp_path / "tuned")]
-    )
-    *pruned, tuned = read_lines([tmp_path / "runs.jsonl"])
+    (tmp_path / "sparsity_of_mine").symlink_to(folders[0].parent)
+    for start in (tmp_path / "sparsity_of_mine" / "best", folders[0]):
+        output = str(tmp_path / "tuned" / start.parent.name)
+        run([*SMALL, "--model_path", str(start), "--max_steps", "1", "--output_dir", output])
+    *pruned, mine, tuned = read_lines([tmp_path / "runs.jsonl"])
     assert [(line["kind"], line["sparsity"]) for line in pruned] == [("pruning", s) for s in (0.3, 0.5, 0.7)]
     assert len({line["checkpoint"] for line in pruned}) == 3
+    assert mine["sparsity"] is None, "its folder's name says none"
     assert (tuned["kind"], tuned["sparsity"], tuned["dtype"], tuned["speedup"]) == (
         "finetuning",
         0.3,
         "float32",
         None,
     )
-    start = [*SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--output_dir"]
+    again = [*SMALL, "--setting", "pruning", "--model_path", str(tmp_path / "mux" / "best"), "--output_dir"]
     with pytest.raises(UserError, match="3 targets in 2 steps of pruning"):
-        run([*start, str(tmp_path / "few"), "--max_steps", "2", "--target_sparsity", "0.3", "0.5", "0.7"])
+        run([*again, str(tmp_path / "few"), "--max_steps", "2", "--target_sparsity", "0.3", "0.5", "0.7"])
     with pytest.raises(UserError, match=r"two of them would share the folder sparsity0\.30"):
-        run([*start, str(tmp_path / "few"), "--target_sparsity", "0.3001", "0.3003"])
+        run([*again, str(tmp_path / "few"), "--target_sparsity", "0.3001", "0.3003"])
     with pytest.raises(UserError, match="expected ascending shares"):
         run([*SMALL, "--setting", "pruning", "--model_path", "x", "--target_sparsity", "0.5", "0.3"])
 
