@@ -162,7 +162,7 @@ class PruningArguments:
     )
     pruning_criterion: str = field(
         default="l0",
-        metadata={"help": f"What decides which units go, one of: {', '.join(CRITERIA)} (docs/recipe.md)."},
+        metadata={"help": f"What decides which units go, one of: {', '.join(CRITERIA)} (docs/ablations.md)."},
     )
     initial_gates: str = field(
         default="uniform",

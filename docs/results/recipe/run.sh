@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reruns rows of docs/recipe.md on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
+# Reruns rows of docs/ablations.md (short schedules) on SST-2: bash docs/results/recipe/run.sh ROW ... (no ROW: all, in order).
 #   DATA_DIR=glue OUTPUT_DIR=out EXTRA="more flags"; expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1
 #   -s baseline ...), for the last seven rows OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...), for the two rows
 #   _of_narrow OUTPUT_DIR/SST-2/mux_5 (... -N 5 -s finetuning ...) and, for warmed_up_2,
