@@ -63,8 +63,9 @@ def recipe_defaults(first: Any, known: Collection[str], instances: int) -> dict[
     usual = section.get("muxing_variant", PrumuxConfig().muxing_variant)
     other = first.muxing_variant is not None and first.muxing_variant != usual
     without_weights = first.model_name_or_path is None and section.get("separate_instances")
-    if multiplexed or other or without_weights:
+    if multiplexed or other or without_weights or instances == 1:
         # how a model multiplexes is settled by its weights or by the user; a recipe says how to make one of a plain one
+        # but nothing of that itself: another recipe may start from it
         section = {flag: value for flag, value in section.items() if flag not in MADE_WITH}
     for flag, value in section.items():
         if flag not in known:

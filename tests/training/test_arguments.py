@@ -353,6 +353,8 @@ def test_a_recipe_does_not_say_how_a_multiplexed_model_was_made(tmp_path):
     multiplexed = parse(f"--recipe {file} --model_path {tmp_path}")
     assert (multiplexed.model.muxing_variant, multiplexed.model.separate_instances) == (None, False)
     assert multiplexed.training.learning_rate == 0.5
+    dense = parse(f"--recipe {file} --num_instances 1 --model_path plain")  # another recipe may start from it
+    assert (dense.model.muxing_variant, dense.model.separate_instances) == (None, False)
     for flags in ("--model_path plain --muxing_variant random_ortho", "--config_name shape.json"):
         other = parse(f"--recipe {file} --num_instances 2 {flags}")
         assert not other.model.separate_instances
