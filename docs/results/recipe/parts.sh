@@ -25,7 +25,7 @@ no_copies() { # no_copies ROW FLAGS...
   warm_up
   train "$1" --model_path "$PARTS/retrieval/best" --separate_instances False --muxing_variant gaussian_hadamard "${@:2}"
 }
-prune() { # prune ROW FLAGS...: to 0.90 in half of the recipe's steps, then finetuning in a fifth
+prune() { # prune ROW FLAGS...: to 0.90 in half of the recipe's steps, then finetuning in two fifths
   run "$1" --setting pruning --model_path "$MUX" --teacher "$DENSE" --target_sparsity 0.9 --num_train_epochs 1 "${@:2}"
   run "$1_ft" --setting finetuning --model_path "$PARTS/$1/best" --teacher "$DENSE" --max_steps 400 ${FT:-}
 }
