@@ -22,7 +22,7 @@ CURVES = {
         ("labels, after warm-up (DataMUX)", "recipe/labels_2", 64, WARM_UP, ("#e6850e", ":", "^")),
         ("dense teacher, after warm-up", "recipe/warmed_up_2", 32, WARM_UP, ("0.55", "-.", "D")),
         ("copies, dense teacher", "recipe/copies_2", 32, 0, ("#08519c", "--", "s")),
-        ("today's recipe", "recipe/words_mux_2", 32, 0, ("#238b45", "-", "o")),
+        ("today's recipe", "recipe/without_words_mux_2", 32, 0, ("#238b45", "-", "o")),
     ],
     5: [
         ("labels, after warm-up (DataMUX)", "recipe/labels_5", 64, WARM_UP, ("#e6850e", ":", "^")),

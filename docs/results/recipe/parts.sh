@@ -29,9 +29,9 @@ prune() { # prune ROW FLAGS...: to 0.90 in half of the recipe's steps, then fine
   run "$1" --setting pruning --model_path "$MUX" --teacher "$DENSE" --target_sparsity 0.9 --num_train_epochs 1 "${@:2}"
   run "$1_ft" --setting finetuning --model_path "$PARTS/$1/best" --teacher "$DENSE" --max_steps 400 ${FT:-}
 }
-LABELS="--distill_state_loss_alpha 0 --distill_ce_loss_alpha 0 --distill_task_loss_alpha 1 --replace_tokens 0"
+LABELS="--distill_state_loss_alpha 0 --distill_ce_loss_alpha 0 --distill_task_loss_alpha 1"
 LAYERS="--distill_layer_loss_alpha 0.9 --distill_ce_loss_alpha 0.1 --replace_tokens 0"
-ROWS="recipe labels_after_warm_up warm_up labels no_words labels_too no_states no_logits temperature_1 one_rate dropout
+ROWS="recipe labels_after_warm_up warm_up labels words labels_too no_states no_logits temperature_1 one_rate dropout
   similar_neighbours attend_padding learned_keys prune prune_layers prune_layers_3 prune_no_words prune_slow_rise
   prune_multipliers prune_fisher prune_gradient prune_round_to_8 prune_speedup"
 row() {
@@ -42,8 +42,8 @@ row() {
     labels_after_warm_up) no_copies "$1" $LABELS --hidden_dropout_prob 0.1 --attention_probs_dropout_prob 0.1 ;; # DataMUX
     warm_up) no_copies "$1" ;;
     labels) train "$1" $LABELS ;;
-    no_words) train "$1" --replace_tokens 0 ;;
-    labels_too) train "$1" --replace_tokens 0 --distill_task_loss_alpha 1 ;; # against no_words
+    words) train "$1" --replace_tokens 0.3 ;;
+    labels_too) train "$1" --distill_task_loss_alpha 1 ;;
     no_states) train "$1" --distill_state_loss_alpha 0 ;;
     no_logits) train "$1" --distill_ce_loss_alpha 0 ;;
     temperature_1) train "$1" --distill_temp 1 ;;
