@@ -30,9 +30,9 @@ prune() { # prune ROW FLAGS...: to 0.90 in half of the recipe's steps, then fine
   run "$1_ft" --setting finetuning --model_path "$PARTS/$1/best" --teacher "$DENSE" --max_steps 400 ${FT:-}
 }
 LABELS="--distill_state_loss_alpha 0 --distill_ce_loss_alpha 0 --distill_task_loss_alpha 1"
-LAYERS="--distill_layer_loss_alpha 0.9 --distill_ce_loss_alpha 0.1 --replace_tokens 0"
+LAYERS="--distill_layer_loss_alpha 0.9 --distill_ce_loss_alpha 0.1"
 ROWS="recipe labels_after_warm_up warm_up labels words labels_too no_states no_logits temperature_1 one_rate dropout
-  similar_neighbours attend_padding learned_keys prune prune_layers prune_layers_3 prune_no_words prune_slow_rise
+  similar_neighbours attend_padding learned_keys prune prune_layers prune_layers_3 prune_words prune_slow_rise
   prune_multipliers prune_fisher prune_gradient prune_round_to_8 prune_speedup"
 row() {
   # shellcheck disable=SC2086
@@ -58,7 +58,7 @@ row() {
     prune_layers) FT="--teacher $MUX $LAYERS" prune "$1" --teacher "$MUX" $LAYERS ;; # the paper's teacher and losses
     prune_layers_3) FT="--teacher $MUX $LAYERS --layer_distill_version 3" prune "$1" --teacher "$MUX" $LAYERS \
       --layer_distill_version 3 ;;
-    prune_no_words) FT="--replace_tokens 0" prune "$1" --replace_tokens 0 ;;
+    prune_words) FT="--replace_tokens 0.3" prune "$1" --replace_tokens 0.3 ;;
     prune_slow_rise) prune "$1" --lagrangian_warmup_ratio 0.8 ;;
     prune_multipliers) prune "$1" --multiplier_learning_rate 0.25 ;;
     prune_fisher) prune "$1" --initial_gates fisher ;;
