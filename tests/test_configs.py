@@ -13,6 +13,7 @@ import yaml
 
 from prumux import PrumuxConfig, PrumuxForSequenceClassification
 from prumux.data.toy import toy_tokenizer
+from prumux.inference.hardware import has_bfloat16, resolve_device
 from prumux.models.architecture import build_config, read_config
 from prumux.models.backbones import BACKBONES
 from prumux.pruning.accounting import sparsity
@@ -104,6 +105,8 @@ def test_recipes_reach_training(
     expected |= overrides["small_tasks"] if task == "RTE" else {}
     if num_instances == 1:  # a recipe doesn't say how a plain model multiplexes
         expected = {name: value for name, value in expected.items() if name not in MADE_WITH}
+    if expected.get("bf16") == "auto":
+        expected["bf16"] = has_bfloat16(resolve_device())
     setting = "finetuning" if phase == "finetuning_pruned" else phase
     teacher = ["--distillation_path", "teacher"] if phase == "finetuning_pruned" else []
     teacher += ["--model_path", "PruMUX/x/best" if phase == "finetuning_pruned" else "plain"]

@@ -33,9 +33,23 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 INT8 = "int8"  # of the engine's linear layers; no dtype in which a whole model computes
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Does the device compute with bfloat16 itself; where it is emulated it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(False)
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # oneDNN's own answer counts AVX-512 without these as support, too
+    return (
+        not torch.cpu._is_avx512_supported()
+        or torch.cpu._is_avx512_bf16_supported()
+        or torch.cpu._is_amx_tile_supported()
+    )
+
+
 def int8_activations() -> torch.dtype:
     """The dtype beside int8 on a CPU: bfloat16 where it computes with that, else float32."""
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_bfloat16(torch.device("cpu")) else torch.float32
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -271,6 +271,11 @@ class PruningArguments:
         return tuple(self.target_sparsity) if self.target_speedup is None else (1 - 1 / self.target_speedup,)
 
 
+def precision(training: TrainingArguments) -> str:
+    """The dtype in which a run computes, by name; its weights are float32."""
+    return "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+
+
 @dataclass(frozen=True)
 class Arguments:
     """All flags of one run."""

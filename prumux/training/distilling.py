@@ -22,6 +22,7 @@ from prumux.pruning.compaction import compact
 from prumux.pruning.l0 import L0Gates
 from prumux.pruning.snapping import evaluation_masks
 from prumux.reports.methods import shown_sparsity
+from prumux.training.arguments import precision
 from prumux.training.distilled import Distilled
 from prumux.training.folder import BEST, METRICS, ON_THE_WAY
 from prumux.training.schedule import SparsitySchedule
@@ -55,10 +56,9 @@ class DistillationTrainer(PrumuxTrainer):
         if pruning.replace_tokens:
             keep, folder = 0.0, None
             logger.info("the teacher is asked in every step: rows with other words don't come again")
-        precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
         special = self.processing_class.all_special_ids  # type: ignore[union-attr]
         self._special = torch.tensor(special, device=self.args.device)
-        self.teaching = Teaching(teacher, keep * 2**30, folder, precision, layers=not model.states)
+        self.teaching = Teaching(teacher, keep * 2**30, folder, precision(self.args), layers=not model.states)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from prumux.errors import Parser, UserError
+from prumux.inference.hardware import has_bfloat16, resolve_device
 from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
@@ -30,7 +32,7 @@ from prumux.training.arguments import (
 from prumux.training.recipes import instances_of, recipe_defaults
 
 MAX_SPEEDUP = 100
-
+AUTO = "auto"  # of --bf16: where the hardware computes with it
 
 # Flags of TrainingArguments that nothing here reads.
 UNSUPPORTED = (
@@ -75,6 +77,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     for action in parser._actions:
         if action.dest in switches:  # --flag alone means true, as for the flags that have a default
             action.nargs, action.const = "?", True
+        if action.dest == "bf16":
+            action.type = _bfloat16
+            action.help = f"{action.help} {AUTO}: where the hardware has it, else float32.".strip()
     first, _ = parser.parse_known_args(list(argv))
     instances = first.num_instances or instances_of(first.model_name_or_path) or 1
     known = {action.dest for action in parser._actions} - {"help", "recipe", "setting"}
@@ -90,6 +95,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.lagrangian_warmup_ratio = None  # nor does its ratio
     if parsed.distill_task_loss_alpha > 0 and "__replace_tokens" not in given:
         parsed.replace_tokens = 0.0  # labels are of the rows as they are
+    if parsed.fp16 and "__bf16" not in given:
+        parsed.bf16 = False  # one of them
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
     if isinstance(parsed.target_sparsity, float):  # from a recipe
@@ -107,6 +114,11 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         )
         training._n_gpu = 1
     return Arguments(model, data, pruning, training, recipe)
+
+
+def _bfloat16(value: str) -> bool:
+    """The value of --bf16."""
+    return has_bfloat16(resolve_device()) if value == AUTO else string_to_bool(value)
 
 
 def _check(values: Any) -> None:

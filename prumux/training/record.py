@@ -13,7 +13,7 @@ from prumux.pruning.accounting import model_size
 from prumux.reports.methods import method_name
 from prumux.reports.provenance import provenance
 from prumux.reports.store import append, checkpoint_hash
-from prumux.training.arguments import Arguments
+from prumux.training.arguments import Arguments, precision
 from prumux.training.folder import METRICS, ON_THE_WAY
 from prumux.training.trainer import PrumuxTrainer
 
@@ -57,6 +57,7 @@ def make_record(
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "seconds": round(seconds, 1),
+        "dtype": precision(arguments.training),
         "arguments": wanted,
         "history": trainer.state.log_history,
         **provenance(arguments.training.seed),
@@ -96,7 +97,7 @@ def store(record: dict[str, Any], trainer: PrumuxTrainer, arguments: Arguments) 
             "examples_per_second": None,
             "baseline_examples_per_second": None,
             "speedup": None,
-            "dtype": "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32",
+            "dtype": record["dtype"],
             "device": training.device.type,
             "length": arguments.data.max_seq_length,
             "steps": record["steps"],

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from prumux.data.grouping import GroupingCollator
 from prumux.data.loading import TaskData
 from prumux.errors import UserError
+from prumux.inference.hardware import DTYPES
 from prumux.models.architecture import read_config
 from prumux.models.heads import PrumuxForTokenClassification
 from prumux.models.loading import Model, load_model
@@ -29,7 +30,7 @@ from prumux.pruning.latency import Latency, measure
 from prumux.pruning.scores import ScoreGates, UniformGates, fisher_scores, start_from
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
-from prumux.training.arguments import Arguments, DataArguments
+from prumux.training.arguments import Arguments, DataArguments, precision
 from prumux.training.folder import LATENCY_FILE, NARROW, split_flags
 from prumux.training.recipes import instances_of, is_pruned
 
@@ -89,7 +90,7 @@ def _cost(arguments: Arguments, model: PrumuxPreTrainedModel, length: int) -> Co
     if arguments.pruning.target_speedup is None:
         return Cost(model.config)
     path = Path(str(training.output_dir)) / LATENCY_FILE
-    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
+    dtype = DTYPES[precision(training)]
     conditions: dict[str, Any] = {"length": length, "device": training.device, "dtype": dtype}
     with training.main_process_first(local=False, desc="timing blocks"):  # all prune by one table
         # a resumed run goes on with the same times

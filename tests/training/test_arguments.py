@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prumux.errors import UserError
+from prumux.training import parsing
 from prumux.training.arguments import Arguments
 from prumux.training.parsing import parse_arguments
 
@@ -83,6 +84,18 @@ def test_command_line_over_recipe_over_default(recipe):
 
 def test_numbers_that_yaml_reads_as_text(recipe):
     assert parse(recipe("finetuning:\n  learning_rate: 5e-5")).training.learning_rate == 5e-5
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_bfloat16_where_the_hardware_has_it(recipe, monkeypatch, here):
+    monkeypatch.setattr(parsing, "has_bfloat16", lambda device: here)
+    auto = recipe("finetuning:\n  bf16: auto")
+    assert parse(auto).training.bf16 is here
+    assert parse("--bf16 auto").training.bf16 is here
+    assert parse(f"{auto} --bf16").training.bf16 is True, "asked for, so at any price"
+    assert parse(f"{auto} --bf16 False").training.bf16 is False
+    assert parse(f"{auto} --fp16").training.bf16 is False, "the other half precision"
+    assert "--bf16" in refused([*TOY, "--bf16", "perhaps"])
 
 
 SECTIONS = """

@@ -19,7 +19,7 @@ train() { # train ROW FLAGS...: N = 2, a quarter of the recipe's steps
 warm_up() { # 600 steps of token retrieval, which the rows without copies start from
   [ -e "$PARTS/retrieval/best/config.json" ] ||
     run retrieval --setting retrieval_pretraining --model_path "$DENSE" --muxing_variant gaussian_hadamard --max_steps 600 --eval_steps 600 --warmup_steps 60 \
-      --groups_per_batch 32 --learning_rate 1e-4 --retrieval_percentage 0.3 --max_eval_samples 400 --bf16
+      --groups_per_batch 32 --learning_rate 1e-4 --retrieval_percentage 0.3 --max_eval_samples 400 --bf16 auto
 }
 no_copies() { # no_copies ROW FLAGS...
   warm_up

@@ -33,7 +33,7 @@ row() { # row ROW: of $SEED, in $OUTPUT_DIR
     cofi_paper) # the paper's losses and rates, its schedule scaled to the recipe's steps
       export PRUMUX_RESULTS=$ROOT/seeds_paper.jsonl OUTPUT_DIR=$OUTPUT_DIR/paper TEACHER=$DENSE
       export RECIPE=configs/recipes/paper.yaml BATCH_SIZE=32
-      local every="--eval_strategy steps --eval_steps 400 --save_strategy steps --save_steps 400 --bf16"
+      local every="--eval_strategy steps --eval_steps 400 --save_strategy steps --save_steps 400 --bf16 auto"
       EPOCHS=2 EXTRA="--prepruning_finetune_epochs 0.1 --lagrangian_warmup_epochs 0.2 $every" \
         bash scripts/run_PruMUX.sh SST-2 0.90 1
       EPOCHS=1 EXTRA=$every bash scripts/run_PruMUX_FT.sh SST-2 0.90 1
