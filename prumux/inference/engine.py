@@ -41,7 +41,8 @@ def compile_for_inference(
 
     Args:
         model: dense, pruned, multiplexed or not; it is copied and left as it is.
-        dtype: float32, bfloat16, (GPU) float16, or int8: the encoder's linear layers in int8, the rest in bfloat16.
+        dtype: float32, bfloat16, (GPU) float16, or int8: the encoder's linear layers in int8, the rest in bfloat16
+            (float32 where the processor emulates that).
         device: the best one there is unless named.
         tokenizer: for ``predict``, or its folder; taken from the model's folder unless given.
         chunk_groups: groups (rows / N) in one pass; a call's rows are worked off in such chunks. Chosen by the device

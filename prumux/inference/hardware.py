@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from prumux.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,6 +51,12 @@ def has_bfloat16(device: torch.device) -> bool:
     )
 
 
+def warn_if_emulated(dtype: torch.dtype, device: torch.device) -> None:
+    """Say so where a dtype that was asked for has no arithmetic of its own."""
+    if dtype == torch.bfloat16 and device.type == "cpu" and not has_bfloat16(device):
+        logger.warning("this processor emulates bfloat16 and is many times faster in float32")
+
+
 def int8_activations() -> torch.dtype:
     """The dtype beside int8 on a CPU: bfloat16 where it computes with that, else float32."""
     return torch.bfloat16 if has_bfloat16(torch.device("cpu")) else torch.float32
@@ -68,4 +78,5 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         raise UserError("float16 has no fast arithmetic on a CPU: use float32 or bfloat16, or a GPU")
     if resolved == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError("this GPU has no bfloat16 arithmetic: use float16 or float32")
+    warn_if_emulated(resolved, device)
     return resolved

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from prumux.errors import Parser, UserError
-from prumux.inference.hardware import has_bfloat16, resolve_device
+from prumux.inference.hardware import has_bfloat16, warn_if_emulated
 from prumux.pruning.accounting import MAX_SPARSITY
 from prumux.pruning.distillation import VERSIONS
 from prumux.pruning.l0 import families_of
@@ -95,10 +95,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         parsed.lagrangian_warmup_ratio = None  # nor does its ratio
     if parsed.distill_task_loss_alpha > 0 and "__replace_tokens" not in given:
         parsed.replace_tokens = 0.0  # labels are of the rows as they are
-    if parsed.fp16 and "__bf16" not in given:
-        parsed.bf16 = False  # one of them
     if not torch.accelerator.is_available():
         parsed.use_cpu = True  # what Transformers wants to be told before it allows bf16 on a CPU
+    accelerator = None if parsed.use_cpu else torch.accelerator.current_accelerator()
+    device = accelerator or torch.device("cpu")
+    if parsed.bf16 == AUTO:
+        parsed.bf16 = not parsed.fp16 and has_bfloat16(device)
+    elif parsed.bf16:
+        warn_if_emulated(torch.bfloat16, device)
     if isinstance(parsed.target_sparsity, float):  # from a recipe
         parsed.target_sparsity = [parsed.target_sparsity]
     _check(parsed)
@@ -116,9 +120,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(model, data, pruning, training, recipe)
 
 
-def _bfloat16(value: str) -> bool:
+def _bfloat16(value: str) -> bool | str:
     """The value of --bf16."""
-    return has_bfloat16(resolve_device()) if value == AUTO else string_to_bool(value)
+    return value if value == AUTO else string_to_bool(value)
 
 
 def _check(values: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prumux.inference.hardware import has_bfloat16
+from prumux.inference import hardware
+from prumux.inference.hardware import has_bfloat16, resolve_dtype
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,16 @@ def test_emulated_bfloat16_does_not_count(monkeypatch, avx512, instructions, exp
     assert has_bfloat16(torch.device("cpu")) is expected
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert has_bfloat16(torch.device("cpu")) is False
+
+
+def test_who_asks_for_it_all_the_same_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: False)
+    assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert "emulates bfloat16" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: True)
+    resolve_dtype("bfloat16", torch.device("cpu"))
+    assert not caplog.text
 
 
 def test_devices_of_other_kinds_are_not_guessed():
