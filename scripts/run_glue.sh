@@ -77,14 +77,22 @@ esac
 RUN_DIR=${RUN_DIR:-$OUTPUT_DIR/$TASK/$name}
 set_recipe "$TASK"
 dense=$(teacher_dir "$TASK" 1)/best
-if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches &&
-  { [ -e "$dense/config.json" ] || { [ -n "${PRUMUX_DRY_RUN:-}" ] && is_embedded "$TASK"; }; } && [ -z "${TEACHER:-}" ]; then
-  FLAGS+=(--distillation_path "$dense")
-  [ -n "$MODEL_GIVEN" ] || FLAGS+=(--model_name_or_path "$dense")
-  MODEL_GIVEN=1
+if [ "$SETTING" = finetuning ] && [ "$N" != 1 ] && dense_teaches; then
+  if [ -e "$dense/config.json" ] || { [ -n "${PRUMUX_DRY_RUN:-}" ] && is_embedded "$TASK"; }; then
+    start=$dense TEACHER=${TEACHER:-$dense}
+  else
+    start=${TEACHER:-} # a student starts as copies of the one that teaches it
+  fi
+  if [ -z "$MODEL_GIVEN" ] && [ -n "$start" ]; then FLAGS+=(--model_name_or_path "$start") MODEL_GIVEN=1; fi
 fi
 if [ "$SETTING" = finetuning ] && [ -n "${TEACHER:-}" ]; then FLAGS+=(--distillation_path "$TEACHER"); fi
 [ -n "$MODEL_GIVEN" ] || [ -z "${CONFIG:-}" ] || FLAGS+=(--config_name "$CONFIG")
+if [ "$N" != 1 ] && [ -z "$MODEL_GIVEN${CONFIG:-}${PRUMUX_DRY_RUN:-}" ] && [[ "${EXTRA:-} $*" != *--model* ]]; then
+  setup
+  check_task
+  fail "no model to start from, $dense is not there: train it (bash $PROJECT/scripts/${PROGRAM_SCRIPT:-run_glue.sh} -N 1 -s baseline" \
+    "--task $TASK --model_path bert-base-uncased) or name one: --model_path FOLDER_OR_HUB_NAME"
+fi
 
 setup
 common_arguments

@@ -76,6 +76,7 @@ def test_task_names_are_those_of_the_package() -> None:
 
 
 PAPER = str(PROJECT / "configs/recipes/paper.yaml")
+DEFAULT = str(PROJECT / "configs/recipes/prumux.yaml")
 
 
 def test_pruning_of_the_papers_example() -> None:
@@ -165,6 +166,24 @@ def test_a_teacher_of_ones_own(tmp_path) -> None:
     done = bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", "--model_path", "m", TEACHER="t")
     assert planned(done)[0]["--distillation_path"] == "t"
     assert " TEACHER=t " in f" {done.stderr.splitlines()[-1]}", "the next phase learns from it as well"
+    [alone] = planned(bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", TEACHER="t"))
+    assert alone["--model_name_or_path"] == alone["--distillation_path"] == "t"
+    dense = tmp_path / "SST-2/dense/best"
+    dense.mkdir(parents=True)
+    (dense / "config.json").write_text("{}")
+    [larger] = planned(
+        bash(script("run_glue.sh"), "-N", "2", "--task", "SST-2", TEACHER="t", OUTPUT_DIR=str(tmp_path))
+    )
+    assert (larger["--model_name_or_path"], larger["--distillation_path"]) == (str(dense), "t")
+
+
+def test_the_folder_has_the_name_of_the_last_of_several_sparsities() -> None:
+    for several in ("--target_sparsity 0.6 0.90", "--seed 1 --target_sparsity=.9 --bf16"):
+        [pruning] = planned(bash(script("run_PruMUX.sh"), "MNLI", "0.9", "2", TEACHER="t", EXTRA=several))
+        assert "sparsity0.90_2" in pruning["--output_dir"]
+        wrong = bash(script("run_PruMUX.sh"), "MNLI", "0.60", "2", TEACHER="t", EXTRA=several)
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert wrong.stderr.startswith("error: EXTRA ends at --target_sparsity"), wrong.stderr
 
 
 def test_every_argument_is_positional() -> None:
@@ -519,6 +538,18 @@ def test_a_missing_teacher_and_a_missing_pruned_model_name_the_command(project: 
     assert "no finished pruning run in" in done.stderr
     assert "run_PruMUX.sh RTE 0.60 2)" in done.stderr
     assert not any("run_glue.py" in note for note in notes)
+
+
+def test_a_forgotten_dense_model_names_the_command(project: Project) -> None:
+    done, notes = project.run("run_glue.sh", "-N", "2", "--task", "RTE")
+    assert done.returncode == 2
+    assert "no model to start from" in done.stderr.splitlines()[-1]
+    assert "run_glue.sh -N 1 -s baseline --task RTE" in done.stderr
+    assert not any("run_glue.py" in note for note in notes)
+    for elsewhere in ({"EXTRA": "--model_path m"}, {"TEACHER": "t"}, {"CONFIG": "c.json"}):
+        done, notes = project.run("run_glue.sh", "-N", "2", "--task", "RTE", RECIPE=DEFAULT, **elsewhere)
+        assert done.returncode == 0, done.stderr
+        assert any("run_glue.py" in note for note in notes)
 
 
 def test_a_failing_run_ends_the_script_with_its_exit_code(project: Project) -> None:

@@ -39,7 +39,7 @@ class GridConfig:
     output_dir: str = "out/grid"
     model: str | None = None
     config: str | None = None
-    recipe: str = "configs/recipes/paper.yaml"
+    recipe: str = "configs/recipes/prumux.yaml"
     layers: list[int] = field(default_factory=list)
     layer_distill_version: list[int] = field(default_factory=lambda: [4])
     alphas: list[list[float]] = field(default_factory=list)

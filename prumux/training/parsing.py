@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -122,7 +123,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 def _bfloat16(value: str) -> bool | str:
     """The value of --bf16."""
-    return value if value == AUTO else string_to_bool(value)
+    if value.lower() == AUTO:
+        return AUTO
+    try:
+        return string_to_bool(value)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"expected true, false or {AUTO}, got {value!r}") from None
 
 
 def _check(values: Any) -> None:

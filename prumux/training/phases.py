@@ -28,7 +28,7 @@ from prumux.models.loading import is_classifier, load_model
 from prumux.pruning.gates import Gates
 from prumux.pruning.snapping import snap
 from prumux.reports.provenance import write_json
-from prumux.training.arguments import PRETRAINING, Arguments
+from prumux.training.arguments import PRETRAINING, Arguments, precision
 from prumux.training.distilled import Distilled
 from prumux.training.distilling import DistillationTrainer
 from prumux.training.folder import (
@@ -87,6 +87,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         logger.info("%s is finished: nothing to do (--overwrite_output_dir trains again)", output)
         return record
     set_seed(training.seed)
+    logger.info("computing in %s on %s", precision(training), training.device.type)
     start = time.monotonic()
     if training.do_train and overwrite and training.process_index == 0:
         (output / LATENCY_FILE).unlink(missing_ok=True)  # now: the trainer measures its own

@@ -31,7 +31,7 @@ def make_record(
         if metrics is None:
             raise UserError(
                 f"{arguments.training.output_dir}: no evaluation gave a finite score, so there is no model to keep: "
-                "lower --learning_rate, or leave out --bf16"
+                "lower --learning_rate, or give --bf16 False"
             )
         model = type(trainer.student).from_pretrained(trainer.best_dir)
     else:

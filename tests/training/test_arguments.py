@@ -95,7 +95,8 @@ def test_bfloat16_where_the_hardware_has_it(recipe, monkeypatch, here):
     assert parse(f"{auto} --bf16").training.bf16 is True, "asked for, so at any price"
     assert parse(f"{auto} --bf16 False").training.bf16 is False
     assert parse(f"{auto} --fp16").training.bf16 is False, "the other half precision"
-    assert "--bf16" in refused([*TOY, "--bf16", "perhaps"])
+    assert parse("--bf16 AUTO").training.bf16 is here
+    assert "--bf16: expected true, false or auto, got 'perhaps'" in refused([*TOY, "--bf16", "perhaps"])
 
 
 SECTIONS = """

@@ -11,7 +11,7 @@ DENSE=$OUTPUT_DIR/SST-2/dense/best
 run() { # run ROW FLAGS...
   local row=$1
   shift
-  "$PYTHON" run_glue.py --task_name SST-2 --data_dir "$DATA_DIR" --bf16 --do_train --do_eval --eval_strategy steps \
+  "$PYTHON" run_glue.py --task_name SST-2 --data_dir "$DATA_DIR" --bf16 auto --do_train --do_eval --eval_strategy steps \
     --save_strategy no --warmup_steps 60 --logging_steps 100 --num_groupings 5 --eval_steps 400 --learning_rate 1e-4 \
     --teacher "$DENSE" --distill_ce_loss_alpha 1 --distill_state_loss_alpha 1 --groups_per_batch 32 --max_steps 1600 \
     --hidden_dropout_prob 0 --attention_probs_dropout_prob 0 --similar_neighbours True "$@" --output_dir "$OUTPUT_DIR/recipe/$row" ${EXTRA:-}

@@ -7,7 +7,7 @@ PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out/ner}
 run() { # run FOLDER FLAGS...
   local folder=$1
   shift
-  "$PYTHON" run_ner.py --task_name NER --data_dir "$DATA_DIR" --bf16 --do_train --do_eval --eval_strategy epoch \
+  "$PYTHON" run_ner.py --task_name NER --data_dir "$DATA_DIR" --bf16 auto --do_train --do_eval --eval_strategy epoch \
     --save_strategy no --warmup_steps 60 --logging_steps 100 --similar_neighbours --disable_tqdm True "$@" --output_dir "$OUTPUT_DIR/$folder"
 }
 run dense --setting baseline --model_path "$MODEL" --learning_rate 1e-4 --num_train_epochs 5 --groups_per_batch 32

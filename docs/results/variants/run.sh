@@ -16,7 +16,7 @@ ROWS
 }
 rows | while read -r name n flags; do
   [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-  common="--task_name SST-2 --data_dir $DATA_DIR --num_instances $n --bf16 --do_train --do_eval --eval_strategy steps
+  common="--task_name SST-2 --data_dir $DATA_DIR --num_instances $n --bf16 auto --do_train --do_eval --eval_strategy steps
     --eval_steps 400 --save_strategy no --warmup_steps 60 --learning_rate 1e-4 --logging_steps 100 --similar_neighbours --disable_tqdm True"
   # shellcheck disable=SC2086
   "$PYTHON" run_glue.py $common $flags --setting retrieval_pretraining --model_path "$MODEL" --groups_per_batch 32 \
