@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What each part of the recipe is worth: rows of docs/recipe.md, each the recipe with one thing changed, in equal steps.
+# What each part of the recipe is worth, each row the recipe with one thing changed, in equal steps; docs/recipe.md has
+# those that were run. In the project's folder, with its environment active:
 #   DATA_DIR=glue OUTPUT_DIR=out bash docs/results/recipe/parts.sh [ROW ...]          no ROW: all, in order
 # Writes OUTPUT_DIR/parts/ROW. Expects OUTPUT_DIR/SST-2/dense/best (bash scripts/run_glue.sh -N 1 -s baseline ...) and, for
-# the rows prune_*, OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...). One CPU core: 12 to 25 minutes per row.
+# the rows prune_*, OUTPUT_DIR/SST-2/mux_2/best (... -N 2 -s finetuning ...). One CPU core: 12 to 40 minutes per row.
 set -euo pipefail
 PYTHON=${PYTHON:-python} OUTPUT_DIR=${OUTPUT_DIR:-out} DATA_DIR=${DATA_DIR:-glue}
 DENSE=$OUTPUT_DIR/SST-2/dense/best MUX=$OUTPUT_DIR/SST-2/mux_2/best PARTS=$OUTPUT_DIR/parts
@@ -70,4 +71,7 @@ row() {
 }
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $ROWS
+for name in "$@"; do # before hours of training
+  case " ${ROWS//$'\n'/ } " in *" $name "*) ;; *) row "$name" ;; esac
+done
 for name in "$@"; do row "$name"; done

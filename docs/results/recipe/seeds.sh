@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The final table of docs/recipe.md: each row with each seed, by the scripts as a user calls them.
 #   DATA_DIR=glue MODEL=minilm OUTPUT_DIR=out SEEDS="57 58 59" bash docs/results/recipe/seeds.sh [ROW ...]   no ROW: all, in order
-# Writes OUTPUT_DIR/sSEED and a line per run to OUTPUT_DIR/seeds.jsonl, which `prumux report` reads (the last two rows:
-# seeds_no_words.jsonl and seeds_paper.jsonl); the same command again skips what is done. One CPU core: 6 hours for a seed.
+# Run it in the project's folder with its environment active. Writes OUTPUT_DIR/sSEED and a line per run to
+# OUTPUT_DIR/seeds.jsonl, which `prumux report` reads (the last two rows: seeds_no_words.jsonl and seeds_paper.jsonl); the
+# same command again skips what is done. One CPU core: 6 hours for a seed.
 set -euo pipefail
-PYTHON=${PYTHON:-python} ROOT=${OUTPUT_DIR:-out} ENCODER=${MODEL:-minilm}
+"${PYTHON:=python}" -c "import prumux" # now, and not after the first training
+ROOT=${OUTPUT_DIR:-out} ENCODER=${MODEL:-minilm}
 export DATA_DIR=${DATA_DIR:-glue} PRUMUX_RESULTS=$ROOT/seeds.jsonl SEED
 unset MODEL
 ROWS="dense mux_2 0.60_2 0.90_2 mux_5 cofi cofi_no_words cofi_paper"
@@ -44,6 +46,9 @@ row() { # row ROW: of $SEED, in $OUTPUT_DIR
 }
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $ROWS
+for name in "$@"; do # before hours of training
+  [[ $name =~ ^(dense|mux_[0-9]+|0\.[0-9]+_[0-9]+|cofi(_no_words|_paper)?)$ ]] || row "$name"
+done
 for SEED in ${SEEDS:-57 58 59}; do
   for name in "$@"; do
     (export OUTPUT_DIR=$ROOT/s$SEED DENSE=$ROOT/s$SEED/SST-2/dense/best && row "$name")
