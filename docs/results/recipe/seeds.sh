@@ -5,7 +5,8 @@
 # OUTPUT_DIR/seeds.jsonl, which `prumux report` reads (the last two rows: seeds_no_words.jsonl and seeds_paper.jsonl); the
 # same command again skips what is done. One CPU core: 6 hours for a seed.
 set -euo pipefail
-"${PYTHON:=python}" -c "import prumux" # now, and not after the first training
+"${PYTHON:=python}" -c "import prumux" 2>/dev/null || # now, and not after the first training
+  { echo "error: prumux is not installed for $PYTHON: source .venv/bin/activate" >&2; exit 2; }
 ROOT=${OUTPUT_DIR:-out} ENCODER=${MODEL:-minilm}
 export DATA_DIR=${DATA_DIR:-glue} PRUMUX_RESULTS=$ROOT/seeds.jsonl SEED
 unset MODEL
