@@ -91,12 +91,13 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
     start = time.monotonic()
     if training.do_train and overwrite and training.process_index == 0:
         (output / LATENCY_FILE).unlink(missing_ok=True)  # now: the trainer measures its own
-    trainer = _built(arguments)
+    narrow = narrow_flags(argv, arguments)
+    trainer = _built(arguments if narrow is None else _with_one_batch(arguments))
     if training.do_train:
         if overwrite:
             clear(output)
         write_json(output / STARTED_FILE, wanted)
-        if (narrow := narrow_flags(argv, arguments)) is not None:
+        if narrow is not None:
             # the trainer above was to find mistakes before they cost the narrow encoder's training
             del trainer
             arguments = _after_narrow(narrow, argv)
@@ -110,6 +111,12 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         for checkpoint in output.glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return record
+
+
+def _with_one_batch(arguments: Arguments) -> Arguments:
+    """The same run on no more rows than one of its batches has, which is soon built."""
+    batch, rows = arguments.training.per_device_train_batch_size, arguments.data.max_train_samples
+    return replace(arguments, data=replace(arguments.data, max_train_samples=min(batch, rows or batch)))
 
 
 def _after_narrow(narrow: Sequence[str], argv: Sequence[str]) -> Arguments:
