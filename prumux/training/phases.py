@@ -87,7 +87,6 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         logger.info("%s is finished: nothing to do (--overwrite_output_dir trains again)", output)
         return record
     set_seed(training.seed)
-    logger.info("computing in %s on %s", precision(training), training.device.type)
     start = time.monotonic()
     if training.do_train and overwrite and training.process_index == 0:
         (output / LATENCY_FILE).unlink(missing_ok=True)  # now: the trainer measures its own
@@ -317,6 +316,7 @@ def _train(trainer: PrumuxTrainer, output: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
     else:
         logger.info("resuming from %s", checkpoint)
+    logger.info("computing in %s on %s", precision(trainer.args), trainer.args.device.type)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if not _evaluated_last_step(trainer):
